@@ -1,0 +1,3 @@
+//! Zipline measured.
+
+fn main() {}

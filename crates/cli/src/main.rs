@@ -1,0 +1,3 @@
+//! The zipline command.
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Zipline's decisions, without input or output.
+#![forbid(unsafe_code)]

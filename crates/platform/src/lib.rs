@@ -1,0 +1,2 @@
+//! The single-machine cloud of zipline up.
+#![forbid(unsafe_code)]

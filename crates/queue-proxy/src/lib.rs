@@ -1,0 +1,2 @@
+//! The sidecar of one function instance.
+#![forbid(unsafe_code)]

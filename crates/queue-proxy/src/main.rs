@@ -1,0 +1,3 @@
+//! The sidecar of one function instance.
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Starts the built binaries for tests, and wounds their connections.
+#![forbid(unsafe_code)]

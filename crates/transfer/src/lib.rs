@@ -1,0 +1,2 @@
+//! Zipline's data plane: object buffer, pull, hand-over.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The project's own tools: tests, generated docs.
+
+fn main() {}

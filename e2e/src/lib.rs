@@ -1,0 +1,1 @@
+//! Zipline's promises, tested on the real binaries.

@@ -1,0 +1,3 @@
+//! MapReduce as a workflow of scaled functions.
+
+fn main() {}

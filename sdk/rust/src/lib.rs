@@ -1,0 +1,2 @@
+//! Zipline for Rust functions.
+#![forbid(unsafe_code)]
