@@ -1,2 +1,4 @@
 //! Zipline's decisions, without input or output.
 #![forbid(unsafe_code)]
+
+pub mod time;
