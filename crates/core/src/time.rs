@@ -16,9 +16,7 @@ use serde::{Deserialize, Serialize};
 /// A point on a clock that never goes backwards, in nanoseconds since an origin of the driver's choosing.
 ///
 /// The range is about 584 years from the origin.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Monotonic(u64);
 
@@ -119,9 +117,7 @@ impl Sub for Monotonic {
 }
 
 /// A point in civil time, in milliseconds since 1970-01-01T00:00:00Z.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WallTime(u64);
 
@@ -248,13 +244,7 @@ mod tests {
     #[test]
     fn both_clocks_travel_as_plain_numbers() {
         let wall = WallTime::from_unix_millis(1_700_000_000_123);
-        assert_eq!(
-            serde_json::to_string(&wall).ok().as_deref(),
-            Some("1700000000123")
-        );
-        assert_eq!(
-            serde_json::from_str::<Monotonic>("42").ok(),
-            Some(Monotonic::from_nanos(42))
-        );
+        assert_eq!(serde_json::to_string(&wall).ok().as_deref(), Some("1700000000123"));
+        assert_eq!(serde_json::from_str::<Monotonic>("42").ok(), Some(Monotonic::from_nanos(42)));
     }
 }

@@ -1,0 +1,38 @@
+//! Fixed limits. Those a user may change are [settings](crate::settings).
+
+/// Bytes of a block: the unit of sums, resume and cut-through.
+pub const BLOCK_BYTES: usize = 1024 * 1024;
+/// Characters of a reference.
+pub const REFERENCE_CHARS_MAX: usize = 512;
+/// Bytes of a receiver name `NAMESPACE/SERVICE` (two DNS labels and a slash).
+pub const RECEIVER_BYTES_MAX: usize = 127;
+/// Bytes of a tier's name.
+pub const TIER_NAME_BYTES_MAX: usize = 32;
+/// Bytes of a head on the pull port.
+pub const PULL_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Headers of a head on the pull port.
+pub const PULL_HEADERS_MAX: usize = 32;
+/// Bytes of a record's head.
+pub const RECORD_HEAD_BYTES: usize = 56;
+/// Bytes of one message on a descriptor channel or a hand-over connection.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a payload that travels inside a descriptor message.
+pub const MESSAGE_INLINE_BYTES_MAX: usize = 32 * 1024;
+/// How far a pull's time may be from the producer's, in milliseconds.
+pub const CLOCK_SKEW_MS_MAX: u64 = 30_000;
+/// Nonces remembered against replay.
+pub const NONCES_MAX: usize = 65_536;
+/// How long a nonce and an ended lease are remembered, in milliseconds.
+pub const REMEMBERED_MS: u64 = 60_000;
+/// Retrievals of one object.
+pub const RETRIEVALS_MAX: u32 = 1_000_000;
+/// Bytes of a detail line on the pull port.
+pub const DETAIL_BYTES_MAX: usize = 512;
+/// Bytes of a content type kept with an object.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
+/// Requests queued in a queue-proxy's breaker, as a multiple of its concurrency.
+pub const QUEUE_DEPTH_FACTOR: u32 = 10;
+/// Requests queued in an activator for one revision.
+pub const ACTIVATOR_QUEUE_MAX: usize = 10_000;
+
+const _: () = assert!(MESSAGE_INLINE_BYTES_MAX.div_ceil(3) * 4 < MESSAGE_BYTES_MAX, "an inline payload fits its message");

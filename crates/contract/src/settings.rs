@@ -1,0 +1,103 @@
+//! The settings table: every `ZIPLINE_*` variable, with default, unit, range and meaning.
+//!
+//! A program's configuration is parsed from this table; `docs/reference/settings.md` is made from it.
+
+/// How a setting's text is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A whole number of bytes; `KiB`, `MiB`, `GiB` may follow.
+    Bytes,
+    /// Seconds; a decimal fraction is allowed.
+    Seconds,
+    /// A whole number.
+    Count,
+    /// A TCP port; 0 switches the door off where the meaning says so.
+    Port,
+    /// Text; the meaning says which.
+    Text,
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Environment variable.
+    pub variable: &'static str,
+    /// How its text is read.
+    pub unit: Unit,
+    /// Default, in the same notation as the variable; empty where there is none.
+    pub default: &'static str,
+    /// Smallest and largest value, where it is a number.
+    pub range: Option<(f64, f64)>,
+    /// What it is for, and what its worst case costs.
+    pub meaning: &'static str,
+}
+
+macro_rules! settings {
+    ($($constant:ident $unit:ident $default:literal $range:expr, $meaning:literal;)*) => {
+        $(#[doc = $meaning] pub const $constant: Setting = Setting {
+            variable: concat!("ZIPLINE_", stringify!($constant)), unit: Unit::$unit, default: $default, range: $range, meaning: $meaning,
+        };)*
+        /// Every setting.
+        pub const ALL: &[Setting] = &[$($constant,)*];
+    };
+}
+
+const GIB: f64 = 1_073_741_824.0;
+
+settings! {
+    BIND Text "" None, "Address of the request, pull, admin and statistics ports; empty: all addresses. API and egress always bind loopback (or this address where it is a loopback one)";
+    PULL_PORT Port "8122" Some((1.0, 65535.0)), "Pull port; one number a trust domain";
+    API_PORT Port "8123" Some((0.0, 65535.0)), "Local API on loopback TCP; 0: off, Unix socket only";
+    API_SOCKET Text "@zipline" None, "Local API's Unix socket: a path, or `@NAME` for an abstract one";
+    API_SOCKET_MODE Text "pod" None, "`pod`: any uid of the pod may connect; `uid`: only our own uid";
+    EGRESS_PORT Port "8124" Some((0.0, 65535.0)), "Egress on loopback; 0: off";
+    KEYS_FILE Text "/var/run/secrets/zipline/keys.json" None, "Key ring of the trust domain; re-read on change; absent: a plain queue-proxy";
+    SECRETS_FD Count "" Some((3.0, 1024.0)), "Inherited descriptor with `{\"keys\": […], \"egress_token\": \"…\"}`, read once at start and closed (local platform)";
+    SHARED_BUDGET_FD Count "" Some((3.0, 1024.0)), "Inherited memfd in which the proxies of one local platform add up what they hold; see SHARED_BUDGET_SLOT";
+    SHARED_BUDGET_SLOT Count "" Some((0.0, 511.0)), "This proxy's slot in SHARED_BUDGET_FD";
+    PEER_CIDRS Text "" None, "Networks whose pull ports may be dialled, separated by commas; empty: RFC 1918, 100.64.0.0/10, ULA and the own address's /24 or /64. Loopback must be named. Link-local, multicast, unspecified, IPv4-mapped and metadata addresses never";
+    INLINE_THRESHOLD_BYTES Bytes "32KiB" Some((0.0, GIB)), "A payload below it travels inside the request";
+    HEAP_THRESHOLD_BYTES Bytes "32KiB" Some((0.0, 16_777_216.0)), "An object below it lies on the heap rather than in a memfd";
+    BUFFER_BYTES Bytes "512MiB" Some((1_048_576.0, 1024.0 * GIB)), "Budget for bytes held and, separately counted, bytes being received. In force is the smaller of it and half of the own cgroup's memory limit";
+    BUFFER_OBJECTS Count "200000" Some((1.0, 10_000_000.0)), "Objects held at once; each costs about 500 bytes beside its payload";
+    PUT_WAIT_SECONDS Seconds "5" Some((0.0, 300.0)), "How long a put waits for room before `buffer-full`";
+    PUT_WAITERS Count "256" Some((1.0, 65536.0)), "Puts that wait at once; more are refused with `buffer-full`";
+    PUT_TTL_SECONDS Seconds "300" Some((0.001, 86400.0)), "Expiry of a put that names none";
+    TTL_SECONDS_MAX Seconds "3600" Some((1.0, 604_800.0)), "Longest expiry a put may ask for";
+    ATTEMPTS_EXTRA Count "8" Some((0.0, 1_000_000.0)), "Leases an object grants beyond its retrievals";
+    LEASE_SECONDS Seconds "30" Some((0.1, 3600.0)), "A lease without progress lapses after it";
+    PULL_IDLE_TIMEOUT_SECONDS Seconds "30" Some((0.05, 3600.0)), "A pull without progress ends after it with `pull-idle-timeout`";
+    CONNECT_TIMEOUT_SECONDS Seconds "2" Some((0.01, 300.0)), "Connecting to a producer ends after it with `producer-unreachable`";
+    PULL_RESUMES Count "4" Some((0.0, 100.0)), "How often one pull is continued on a new connection";
+    PULL_CONNECTIONS Count "1024" Some((1.0, 65536.0)), "Connections the pull port serves at once; more are closed at once. Each costs about 16 KiB";
+    PULL_PEER_CONNECTIONS Count "16" Some((1.0, 1024.0)), "Connections to one producer at once; further pulls wait in order";
+    PULLS Count "256" Some((1.0, 65536.0)), "Pulls at once as consumer; each streams through one block (1 MiB); further ones wait in order";
+    PULL_CONGESTION Text "auto" None, "TCP congestion control of pulls: a kernel name, `system`, or `auto` (loopback: reno; else the system's)";
+    HANDOVER_DIR Text "" None, "Directory of the hand-over sockets of one machine's proxies; empty: off";
+    INGRESS Text "" None, "Address `HOST:PORT` to which calls to services go (local platform's ingress); empty: the called host itself, port 80";
+    SERVICE_DOMAIN Text "svc.cluster.local" None, "Domain of services: `NAME.NAMESPACE.DOMAIN`; `localhost` on the local platform";
+    PEERS_KNOWN Text "learn" None, "`all`: every service of the domain has a queue-proxy of ours (local platform); `learn`: once an answer said `Zipline-Capable`, for 60 s";
+    TRANSFER Text "zipline" None, "Transfer method of egress, invoke and SDKs: `zipline`, `inline`, `s3`, `redis`";
+    INVOKE_TIMEOUT_SECONDS Seconds "300" Some((0.1, 86400.0)), "Whole-call limit of /v1/invoke and of swapped egress calls";
+    DRAIN_QUIET_SECONDS Seconds "30" Some((0.0, 3600.0)), "After SIGTERM requests are served until this long passed without one";
+    GRACE_SECONDS Seconds "" Some((0.0, 86400.0)), "Limit over the whole drain; empty: REVISION_TIMEOUT_SECONDS";
+    WORKER_THREADS Count "1" Some((1.0, 256.0)), "Threads of the data plane's runtime";
+    LOG Text "info" None, "Log filter, as `tracing` directives";
+    API Text "" None, "For functions: where their queue-proxy's local API is, `unix:/PATH`, `unix:@NAME` or `http://HOST:PORT`";
+    EGRESS_URL Text "" None, "For functions: base URL of the egress; `/v1/invoke/NAME` follows";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_unique_and_numeric_defaults_lie_in_their_range() {
+        for (i, setting) in ALL.iter().enumerate() {
+            assert!(ALL[..i].iter().all(|other| other.variable != setting.variable));
+            if let (Some((low, high)), Ok(value)) = (setting.range, setting.default.parse::<f64>()) {
+                assert!((low..=high).contains(&value), "{}", setting.variable);
+            }
+        }
+    }
+}
