@@ -112,7 +112,10 @@ errors! {
     ReferenceExhausted "reference-exhausted" 410 FAILED_PRECONDITION 9 Never Caller "Every retrieval of the object was used, or it was released" "Put with as many retrievals as there are readers";
     AttemptsExhausted "attempts-exhausted" 410 FAILED_PRECONDITION 9 Never Caller "The object was begun too often without being read to its end" "See why readers do not acknowledge; raise ZIPLINE_ATTEMPTS_EXTRA if they are that many";
     ProducerGone "producer-gone" 410 FAILED_PRECONDITION 9 Never Producer "The instance that held the object is no more" "Put the payload again";
+    EgressUnauthorized "egress-unauthorized" 407 UNAUTHENTICATED 16 Never Caller "The egress was used without its token" "Use the proxy URL from http_proxy or ZIPLINE_EGRESS_URL as it was given; it carries the token";
     PayloadTooLarge "payload-too-large" 413 RESOURCE_EXHAUSTED 8 Never Caller "The payload is larger than can be received" "Raise ZIPLINE_BUFFER_BYTES or the sidecar's memory limit, or read it in ranges";
+    RangeUnsatisfiable "range-unsatisfiable" 416 OUT_OF_RANGE 11 Never Caller "The range lies outside the payload" "Ask for bytes below its size; HEAD tells it";
+    CalleeUnreachable "callee-unreachable" 502 UNAVAILABLE 14 Later Network "The called service does not answer" "See whether it is deployed and whether the ingress runs";
     ProducerUnreachable "producer-unreachable" 502 UNAVAILABLE 14 Later Network "The instance that holds the object does not answer" "See whether it still runs and whether its pull port is open to this network";
     PullUnauthenticated "pull-unauthenticated" 502 UNAVAILABLE 14 Later Peer "A pull was not made, or not answered, by a proxy of the trust domain" "See that both sides have the same keys";
     ClockSkew "clock-skew" 502 UNAVAILABLE 14 Later Peer "The two machines' clocks are too far apart" "Set both clocks by NTP";
@@ -121,6 +124,7 @@ errors! {
     PayloadAborted "payload-aborted" 502 ABORTED 10 Never Producer "The object's writer failed before it was complete" "Put the payload again";
     BufferFull "buffer-full" 503 RESOURCE_EXHAUSTED 8 Later Capacity "The object buffer is full" "Wait for consumers to read, or raise ZIPLINE_BUFFER_BYTES";
     Draining "draining" 503 RESOURCE_EXHAUSTED 8 Later Capacity "The instance is shutting down" "Put at another instance";
+    CallTimeout "call-timeout" 504 DEADLINE_EXCEEDED 4 Later Network "The called service did not answer in time" "See the callee; raise ZIPLINE_INVOKE_TIMEOUT_SECONDS for slow ones";
     PullIdleTimeout "pull-idle-timeout" 504 DEADLINE_EXCEEDED 4 Later Network "No byte of the payload came for too long" "See the producer and the network; raise ZIPLINE_PULL_IDLE_TIMEOUT_SECONDS for slow writers";
 }
 

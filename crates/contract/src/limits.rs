@@ -34,5 +34,23 @@ pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 pub const QUEUE_DEPTH_FACTOR: u32 = 10;
 /// Requests queued in an activator for one revision.
 pub const ACTIVATOR_QUEUE_MAX: usize = 10_000;
+/// Connections of the local API at once, Unix socket and loopback TCP together.
+pub const API_CONNECTIONS_MAX: usize = 1024;
+/// Bytes of a JSON body at the local API.
+pub const API_JSON_BYTES_MAX: usize = 16 * 1024;
+/// Objects that are open and whose bytes have not begun to come.
+pub const OPEN_WRITES_MAX: usize = 4096;
+/// Requests in progress on one descriptor channel; further ones wait unread.
+pub const CHANNEL_REQUESTS_MAX: usize = 64;
+/// Leases one descriptor channel holds; each holds one descriptor.
+pub const CHANNEL_LEASES_MAX: usize = 1024;
+/// Connections of the egress at once.
+pub const EGRESS_CONNECTIONS_MAX: usize = 1024;
+/// Services that are remembered to have a queue-proxy of ours.
+pub const PEERS_KNOWN_MAX: usize = 4096;
+/// How long a service is remembered to have a queue-proxy of ours, in milliseconds.
+pub const PEER_KNOWN_MS: u64 = 60_000;
+/// Bytes of a key ring.
+pub const KEYS_BYTES_MAX: usize = 64 * 1024;
 
 const _: () = assert!(MESSAGE_INLINE_BYTES_MAX.div_ceil(3) * 4 < MESSAGE_BYTES_MAX, "an inline payload fits its message");
