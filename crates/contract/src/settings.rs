@@ -53,8 +53,8 @@ settings! {
     API_SOCKET_MODE Text "pod" None, "`pod`: any uid of the pod may connect; `uid`: only our own uid";
     EGRESS_PORT Port "8124" Some((0.0, 65535.0)), "Egress on loopback; 0: off";
     KEYS_FILE Text "/var/run/secrets/zipline/keys.json" None, "Key ring of the trust domain; re-read on change; absent: a plain queue-proxy";
-    SECRETS_FD Count "" Some((3.0, 1024.0)), "Inherited descriptor with `{\"keys\": […], \"egress_token\": \"…\"}`, read once at start and closed (local platform)";
-    SHARED_BUDGET_FD Count "" Some((3.0, 1024.0)), "Inherited memfd in which the proxies of one local platform add up what they hold; see SHARED_BUDGET_SLOT";
+    SECRETS_FD Count "" Some((3.0, 1_048_576.0)), "Inherited descriptor with `{\"keys\": […], \"egress_token\": \"…\"}`, read once at start and closed (local platform)";
+    SHARED_BUDGET_FD Count "" Some((3.0, 1_048_576.0)), "Inherited memfd in which the proxies of one local platform add up what they hold; see SHARED_BUDGET_SLOT";
     SHARED_BUDGET_SLOT Count "" Some((0.0, 511.0)), "This proxy's slot in SHARED_BUDGET_FD";
     PEER_CIDRS Text "" None, "Networks whose pull ports may be dialled, separated by commas; empty: RFC 1918, 100.64.0.0/10, ULA and the own address's /24 or /64. Loopback must be named. Link-local, multicast, unspecified, IPv4-mapped and metadata addresses never";
     INLINE_THRESHOLD_BYTES Bytes "32KiB" Some((0.0, GIB)), "A payload below it travels inside the request";
