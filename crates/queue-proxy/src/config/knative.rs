@@ -1,0 +1,164 @@
+//! What Knative's revision controller sets on the sidecar.
+//!
+//! The names and their meaning are Knative's; a variable that is `required` there is required here. Variables that the
+//! controller sets but that have no effect here (`HOST_IP`, `ROOT_CA`, `SYSTEM_NAMESPACE`, `QUEUE_PROXY_TLS_*`) are not read.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::observability::Observability;
+use super::probe::{self, Probe};
+use super::reader::Reader;
+
+/// Who this instance is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// `SERVING_NAMESPACE`, also the trust domain in Kubernetes.
+    pub namespace: String,
+    /// `SERVING_SERVICE`; empty for a configuration without a service.
+    pub service: String,
+    /// `SERVING_CONFIGURATION`.
+    pub configuration: String,
+    /// `SERVING_REVISION`.
+    pub revision: String,
+    /// `SERVING_POD`.
+    pub pod: String,
+    /// `SERVING_POD_IP`; `None`: given as nothing.
+    pub pod_ip: Option<IpAddr>,
+}
+
+impl Identity {
+    /// `NAMESPACE/SERVICE`, or `NAMESPACE/CONFIGURATION` without a service: what a reference's receiver is compared with.
+    pub fn receiver(&self) -> String {
+        let name = if self.service.is_empty() { &self.configuration } else { &self.service };
+        format!("{}/{name}", self.namespace)
+    }
+
+    pub(super) fn required(r: &mut Reader<'_>) -> Self {
+        Self {
+            namespace: r.required("SERVING_NAMESPACE", "the namespace of the service").to_owned(),
+            service: r.text("SERVING_SERVICE").to_owned(),
+            configuration: r.required("SERVING_CONFIGURATION", "the name of the configuration").to_owned(),
+            revision: r.required("SERVING_REVISION", "the name of the revision").to_owned(),
+            pod: r.required("SERVING_POD", "the name of the pod").to_owned(),
+            pod_ip: {
+                let text = r.required(POD_IP, "the address of the pod");
+                pod_ip(r, text)
+            },
+        }
+    }
+
+    pub(super) fn optional(r: &mut Reader<'_>) -> Self {
+        Self {
+            namespace: r.text("SERVING_NAMESPACE").to_owned(),
+            service: r.text("SERVING_SERVICE").to_owned(),
+            configuration: r.text("SERVING_CONFIGURATION").to_owned(),
+            revision: r.text("SERVING_REVISION").to_owned(),
+            pod: r.text("SERVING_POD").to_owned(),
+            pod_ip: {
+                let text = r.text(POD_IP);
+                pod_ip(r, text)
+            },
+        }
+    }
+}
+
+/// The port requests come in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// `QUEUE_SERVING_PORT`; both protocols are served on it, whichever it is named for.
+    pub port: u16,
+    /// `QUEUE_SERVING_TLS_PORT`.
+    pub tls_port: u16,
+}
+
+/// How long a request may take. `None`: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// `REVISION_TIMEOUT_SECONDS`: from the request's head to the response's last byte.
+    pub whole: Duration,
+    /// `REVISION_RESPONSE_START_TIMEOUT_SECONDS`: until the response's head.
+    pub start: Option<Duration>,
+    /// `REVISION_IDLE_TIMEOUT_SECONDS`: between two pieces of the response.
+    pub idle: Option<Duration>,
+}
+
+/// What the revision controller says about the function.
+#[derive(Clone, Debug)]
+pub struct Sidecar {
+    /// Where requests come in.
+    pub door: Door,
+    /// `USER_PORT`: the function listens on it at 127.0.0.1.
+    pub user_port: u16,
+    /// `CONTAINER_CONCURRENCY`: requests the function works on at once; 0: no limit, no queue.
+    pub concurrency: u32,
+    /// How long a request may take.
+    pub timeouts: Timeouts,
+    /// `SERVING_READINESS_PROBE`; empty: always ready. All must succeed.
+    pub probes: Vec<Probe>,
+    /// `ENABLE_HTTP2_AUTO_DETECTION`: HTTP probes try h2c first.
+    pub detect_http2: bool,
+    /// `ENABLE_HTTP_FULL_DUPLEX`: a response that begins before the request's end does not end the connection.
+    pub full_duplex: bool,
+    /// `OBSERVABILITY_CONFIG`.
+    pub observability: Observability,
+    /// `SERVING_LOGGING_LEVEL`, as zap names it; empty: not given.
+    pub logging_level: String,
+}
+
+impl Sidecar {
+    pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        let multiple = r.flag("ENABLE_MULTI_CONTAINER_PROBES");
+        r.required("SERVING_LOGGING_CONFIG", "the logging configuration, possibly empty");
+        Self {
+            door: Door {
+                port: port(r, "QUEUE_SERVING_PORT", "the port requests come in by"),
+                tls_port: port(r, "QUEUE_SERVING_TLS_PORT", "the port requests come in by over TLS"),
+            },
+            user_port: port(r, "USER_PORT", "the port the function listens on"),
+            concurrency: r.required_as(
+                "CONTAINER_CONCURRENCY",
+                "how many requests the function works on at once, 0 for no limit",
+                "a whole number from 0 to 4294967295",
+            ),
+            timeouts: Timeouts {
+                whole: Duration::from_secs(
+                    r.required_as::<u32>("REVISION_TIMEOUT_SECONDS", "how long a request may take", "a number of seconds").into(),
+                ),
+                start: seconds(r, "REVISION_RESPONSE_START_TIMEOUT_SECONDS"),
+                idle: seconds(r, "REVISION_IDLE_TIMEOUT_SECONDS"),
+            },
+            probes: probe::read(r, multiple),
+            detect_http2: r.flag("ENABLE_HTTP2_AUTO_DETECTION"),
+            full_duplex: r.flag("ENABLE_HTTP_FULL_DUPLEX"),
+            observability: Observability::read(r),
+            logging_level: r.required("SERVING_LOGGING_LEVEL", "the logging level, possibly empty").to_owned(),
+        }
+    }
+}
+
+fn port(r: &mut Reader<'_>, variable: &'static str, meaning: &'static str) -> u16 {
+    let port: u16 = r.required_as(variable, meaning, "a port from 1 to 65535");
+    if port == 0 && r.text(variable) == "0" {
+        r.unreadable(variable, "0", "a port from 1 to 65535");
+    }
+    port
+}
+
+const POD_IP: &str = "SERVING_POD_IP";
+
+fn pod_ip(r: &mut Reader<'_>, text: &str) -> Option<IpAddr> {
+    if text.is_empty() {
+        return None; // The stock proxy starts without one, too.
+    }
+    let address = text.parse().ok();
+    if address.is_none() {
+        r.unreadable(POD_IP, text, "an IP address");
+    }
+    address
+}
+
+fn seconds(r: &mut Reader<'_>, variable: &'static str) -> Option<Duration> {
+    let seconds: u32 = r.optional(variable, "a number of seconds", |text| text.parse().ok())?;
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
