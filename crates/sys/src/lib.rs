@@ -1,5 +1,14 @@
 //! The kernel interfaces Zipline uses, one file each. The only crate with `unsafe`; it holds no policy.
 
 pub mod child;
+pub mod congestion;
+pub mod fd_passing;
+pub mod mapping;
+pub mod memfd;
+pub mod sendfile;
+pub mod shared_budget;
 
+pub use mapping::{AnonymousBuffer, Mapping, WritableMapping};
+pub use memfd::{Memfd, NotAdmitted, SealedMemfd};
 pub use rustix::process::Signal;
+pub use shared_budget::SharedBudget;
