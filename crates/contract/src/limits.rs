@@ -20,9 +20,9 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub const MESSAGE_INLINE_BYTES_MAX: usize = 32 * 1024;
 /// How far a pull's time may be from the producer's, in milliseconds.
 pub const CLOCK_SKEW_MS_MAX: u64 = 30_000;
-/// Nonces remembered against replay.
-pub const NONCES_MAX: usize = 65_536;
-/// How long a nonce and an ended lease are remembered, in milliseconds.
+/// Nonces remembered against replay: 30 s of about 8,700 requests a second where clocks agree, in about 5 MiB.
+pub const NONCES_MAX: usize = 262_144;
+/// How long an ended object and its acknowledged leases are remembered, in milliseconds.
 pub const REMEMBERED_MS: u64 = 60_000;
 /// Retrievals of one object.
 pub const RETRIEVALS_MAX: u32 = 1_000_000;

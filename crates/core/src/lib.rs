@@ -2,6 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod forwarded;
+mod hex;
 pub mod kpa;
+pub mod object;
+pub mod pull;
+pub mod reference;
 pub mod stats;
 pub mod time;
+
+pub use hex::IdError;

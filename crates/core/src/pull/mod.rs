@@ -1,0 +1,29 @@
+//! Pull: reading an object over the wire, proxy to proxy, as `docs/reference/protocol.md` §3 fixes it.
+//!
+//! ```text
+//! consumer                                             producer
+//! PullRequest::sign ──────── request head ───────────► SignedRequest::read, ::authenticate
+//! AnswerHead::read  ◄──────── answer head ──────────── AnswerHead::sign
+//! RecordChain::open ◄──────── record heads ─────────── RecordPlan::next, RecordChain::seal
+//! ```
+//!
+//! No sockets: the driver (`transfer`) moves the bytes that these types make and check, and passes in time, nonces
+//! and lease ids. What an object grants is decided in `object`.
+
+mod answer;
+mod mac;
+mod nonces;
+mod plan;
+mod range;
+mod record;
+mod request;
+mod sum;
+
+pub use answer::{AnswerError, AnswerHead, AnswerRange, HeaderText, LastByte, ObjectSize};
+pub use mac::{MAC_BYTES, Mac};
+pub use nonces::{Nonce, NonceRefusal, NonceWindow};
+pub use plan::{Planned, RecordPlan, Written};
+pub use range::{ByteRange, RangeError, Span};
+pub use record::{RECORD_MAC_BYTES, RecordChain, RecordError, RecordHead, RecordKind};
+pub use request::{Authenticated, PullMethod, PullRequest, Refusal, RequestError, SignedRequest};
+pub use sum::{RunningSum, SUM_BYTES, Sum, SumKind, UnknownSum};
