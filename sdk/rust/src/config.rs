@@ -1,0 +1,201 @@
+//! Where the local API is, which method moves bytes, and how much the client may use at once.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use zipline_contract::settings;
+
+use crate::error::Error;
+
+/// How payloads move. A matter of configuration (`ZIPLINE_TRANSFER`), never of code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transfer {
+    /// Payloads stay in the producer's memory; consumers pull them.
+    #[default]
+    Zipline,
+    /// Payloads travel inside requests and answers; a reference carries its bytes.
+    Inline,
+}
+
+impl Transfer {
+    /// The name in `ZIPLINE_TRANSFER` and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Zipline => "zipline",
+            Self::Inline => "inline",
+        }
+    }
+
+    /// The method of that name.
+    ///
+    /// # Errors
+    /// [`Error::MethodNotBuilt`] for a method of the table that this build lacks, [`Error::Configuration`] for any other name.
+    pub fn from_name(name: &str) -> Result<Self, Error> {
+        match name {
+            "zipline" => Ok(Self::Zipline),
+            "inline" => Ok(Self::Inline),
+            "s3" => Err(Error::MethodNotBuilt { method: "s3" }),
+            "redis" => Err(Error::MethodNotBuilt { method: "redis" }),
+            _ => Err(Error::Configuration {
+                variable: settings::TRANSFER.variable,
+                value: name.to_owned(),
+                reason: "not a transfer method; known are `zipline`, `inline`, `s3` and `redis`",
+            }),
+        }
+    }
+}
+
+/// Where a queue-proxy's local API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A Unix socket in the file system.
+    Unix(PathBuf),
+    /// An abstract Unix socket, without its leading zero byte.
+    Abstract(String),
+    /// Loopback TCP, as `HOST:PORT`.
+    Tcp(String),
+}
+
+impl Endpoint {
+    /// Reads `unix:/PATH`, `unix:@NAME` or `http://HOST:PORT`.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for anything else.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let bad = |reason| Error::Configuration { variable: settings::API.variable, value: text.to_owned(), reason };
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path.strip_prefix('@') {
+                Some("") => Err(bad("the abstract socket has no name")),
+                Some(name) if cfg!(target_os = "linux") => Ok(Self::Abstract(name.to_owned())),
+                Some(_) => Err(bad("abstract sockets exist on Linux only")),
+                None if path.starts_with('/') => Ok(Self::Unix(PathBuf::from(path))),
+                None => Err(bad("a Unix socket is `unix:/PATH` or `unix:@NAME`")),
+            };
+        }
+        let Some(authority) = text.strip_prefix("http://") else {
+            return Err(bad("expected `unix:/PATH`, `unix:@NAME` or `http://HOST:PORT`"));
+        };
+        let authority = authority.trim_end_matches('/');
+        if authority.is_empty() || authority.contains(['/', '@', '?', '#']) {
+            return Err(bad("expected `http://HOST:PORT` and nothing after it"));
+        }
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        Ok(Self::Tcp(if has_port { authority.to_owned() } else { format!("{authority}:80") }))
+    }
+
+    /// Whether descriptors can pass over it.
+    pub(crate) fn passes_descriptors(&self) -> bool {
+        cfg!(target_os = "linux") && !matches!(self, Self::Tcp(_))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
+            Self::Tcp(authority) => write!(f, "http://{authority}"),
+        }
+    }
+}
+
+/// What a client may use at once, and for how long it waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// HTTP connections to the local API; further requests wait in order.
+    pub connections_max: usize,
+    /// Descriptor channels to the local API; further hand-overs wait in order.
+    pub channels_max: usize,
+    /// Bytes of an answer that is received onto the heap; a larger one is `payload-too-large`. Worst case in memory:
+    /// this times `connections_max`. Payloads that come as descriptors are not bounded by it: the proxy's budget is.
+    pub heap_bytes_max: usize,
+    /// Connecting to the local API.
+    pub connect_timeout: Duration,
+    /// One request to the local API, to the end of its answer. Longer than the proxy's own limit over a call, so that
+    /// its error arrives.
+    pub answer_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 64,
+            channels_max: 16,
+            heap_bytes_max: 1 << 30,
+            connect_timeout: Duration::from_secs(2),
+            answer_timeout: Duration::from_secs(330),
+        }
+    }
+}
+
+/// All a client needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the local API is.
+    pub api: Endpoint,
+    /// How payloads move.
+    pub transfer: Transfer,
+    /// What the client may use at once.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// The configuration for that local API, with the defaults of everything else.
+    pub fn new(api: Endpoint) -> Self {
+        Self { api, transfer: Transfer::default(), limits: Limits::default() }
+    }
+
+    /// Reads `ZIPLINE_API` and `ZIPLINE_TRANSFER` through `variable`.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] when `ZIPLINE_API` is missing or either is not understood; [`Error::MethodNotBuilt`].
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let api = variable(settings::API.variable).filter(|text| !text.is_empty()).ok_or(Error::Configuration {
+            variable: settings::API.variable,
+            value: String::new(),
+            reason: "not set; a queue-proxy's function has it, elsewhere name the local API of `zipline up`",
+        })?;
+        let transfer = match variable(settings::TRANSFER.variable).filter(|text| !text.is_empty()) {
+            Some(name) => Transfer::from_name(&name)?,
+            None => Transfer::default(),
+        };
+        Ok(Self { transfer, ..Self::new(Endpoint::parse(&api)?) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_and_written_alike() {
+        for text in ["unix:/run/zipline/api.sock", "unix:@zipline", "http://127.0.0.1:8123", "http://[::1]:8123"] {
+            assert_eq!(Endpoint::parse(text).expect("well formed").to_string(), text);
+        }
+        assert_eq!(Endpoint::parse("http://localhost/").expect("well formed"), Endpoint::Tcp("localhost:80".to_owned()));
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused_by_name() {
+        for text in ["", "unix:", "unix:@", "unix:relative", "ftp://127.0.0.1/", "http://", "http://a@b:1", "http://a:1/v1"] {
+            let error = Endpoint::parse(text).expect_err(text);
+            assert_eq!(error.name(), "configuration", "{text}");
+        }
+    }
+
+    #[test]
+    fn the_method_is_configuration_and_what_is_not_built_says_so() {
+        let with = |transfer: &'static str| {
+            Config::from_variables(move |name| match name {
+                "ZIPLINE_API" => Some("unix:@x".to_owned()),
+                "ZIPLINE_TRANSFER" => Some(transfer.to_owned()),
+                _ => None,
+            })
+        };
+        assert_eq!(with("inline").expect("built").transfer, Transfer::Inline);
+        assert_eq!(with("").expect("default").transfer, Transfer::Zipline);
+        assert_eq!(with("redis").expect_err("not built").name(), "method-not-built");
+        assert_eq!(with("pigeon").expect_err("unknown").name(), "configuration");
+    }
+}
