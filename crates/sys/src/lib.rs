@@ -2,12 +2,15 @@
 
 pub mod child;
 pub mod congestion;
+pub mod directory_watch;
 pub mod fd_passing;
+pub mod inherited;
 pub mod mapping;
 pub mod memfd;
 pub mod sendfile;
 pub mod shared_budget;
 
+pub use directory_watch::DirectoryWatch;
 pub use mapping::{AnonymousBuffer, Mapping, WritableMapping};
 pub use memfd::{Memfd, NotAdmitted, SealedMemfd};
 pub use rustix::process::Signal;
