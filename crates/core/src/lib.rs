@@ -1,6 +1,8 @@
 //! Zipline's decisions, without input or output.
 #![forbid(unsafe_code)]
 
+pub mod balance;
+pub mod breaker;
 pub mod forwarded;
 mod hex;
 pub mod kpa;
