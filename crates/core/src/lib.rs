@@ -3,6 +3,7 @@
 
 pub mod balance;
 pub mod breaker;
+pub mod drain;
 pub mod forwarded;
 mod hex;
 pub mod kpa;

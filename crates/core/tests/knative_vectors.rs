@@ -3,15 +3,16 @@
 //! The folder is the one named by `KNATIVE_VECTORS` (a relative path is taken from the repository's root), by default the
 //! project's own copy. `conformance/README.md` says what every field means.
 
+mod recordings;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use recordings::{DecisionCase, FOLDER_VARIABLE, recording};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use zipline_core::forwarded::ForwardedHeaders;
-use zipline_core::kpa::{Aggregation, AverageWindow, Decider, DeciderSpec, Observed};
+use zipline_core::kpa::{Aggregation, AverageWindow, Decider};
 use zipline_core::stats::{RequestEvent, RequestReport, RequestStats};
 use zipline_core::time::{Monotonic, WallTime};
 
@@ -19,21 +20,10 @@ use zipline_core::time::{Monotonic, WallTime};
 /// the last bits of a root depend on the recorder's processor. Our own copy is held to the last bit.
 const FOREIGN_ULPS_MAX: u64 = 4;
 
-/// The folder that holds the recordings, and whether it is not the project's copy.
-fn folder() -> (PathBuf, bool) {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    match std::env::var_os("KNATIVE_VECTORS").filter(|named| !named.is_empty()) {
-        Some(named) => (root.join(named), true),
-        None => (root.join("conformance/vectors/knative"), false),
-    }
-}
-
-fn recording<T: DeserializeOwned>(file: &str) -> Vec<T> {
-    let path = folder().0.join(file);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let cases: Vec<T> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert!(!cases.is_empty(), "{} holds no case", path.display());
-    cases
+/// Whether the recordings are not the project's copy.
+#[allow(clippy::disallowed_methods, reason = "a test may be told where its vectors are")]
+fn foreign() -> bool {
+    std::env::var_os(FOLDER_VARIABLE).is_some()
 }
 
 fn check<T: PartialEq + Debug>(answer: T, recorded: T, place: impl FnOnce() -> String) {
@@ -64,36 +54,13 @@ fn knative_vectors_forwarded() {
     }
 }
 
-#[derive(Deserialize)]
-struct DecisionCase {
-    name: String,
-    spec: DeciderSpec,
-    ready_pods_at_start: u32,
-    steps: Vec<DecisionStep>,
-}
-
-#[derive(Debug, Deserialize)]
-struct DecisionStep {
-    at_ms: u64,
-    ready_pods: u32,
-    observed_stable: f64,
-    observed_panic: f64,
-    no_data: bool,
-    scale_valid: bool,
-    desired_pods: u32,
-    excess_burst_capacity: i32,
-    panicking_after: bool,
-}
-
 #[test]
 fn knative_vectors_kpa_decisions() {
     for case in recording::<DecisionCase>("kpa-decisions.json") {
         let started = Monotonic::from_millis(case.steps.first().map_or(0, |step| step.at_ms));
         let mut decider = Decider::new(case.spec, case.ready_pods_at_start, started);
         for (i, step) in case.steps.iter().enumerate() {
-            let observed = Observed { stable: step.observed_stable, panic: step.observed_panic };
-            let observed = (!step.no_data).then_some(observed);
-            let decision = decider.decide(Monotonic::from_millis(step.at_ms), step.ready_pods, observed);
+            let decision = decider.decide(Monotonic::from_millis(step.at_ms), step.ready_pods, step.observed());
             let valid = decision.is_some();
             let decision = decision.unwrap_or_default(); // An invalid answer is recorded as zeros.
             check(
@@ -162,7 +129,7 @@ struct WindowStep {
 
 #[test]
 fn knative_vectors_windows() {
-    let ulps_max = if folder().1 { FOREIGN_ULPS_MAX } else { 0 };
+    let ulps_max = if foreign() { FOREIGN_ULPS_MAX } else { 0 };
     for (case, recorded) in recording::<WindowCase>("windows.json").into_iter().enumerate() {
         let millis = Duration::from_millis;
         let mut window = AverageWindow::new(millis(recorded.window_ms), millis(recorded.granularity_ms));
