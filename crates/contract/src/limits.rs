@@ -24,6 +24,12 @@ pub const CLOCK_SKEW_MS_MAX: u64 = 30_000;
 pub const NONCES_MAX: usize = 262_144;
 /// How long an ended object and its acknowledged leases are remembered, in milliseconds.
 pub const REMEMBERED_MS: u64 = 60_000;
+/// Ended objects that are remembered; beyond it the oldest are forgotten early.
+pub const ENDED_OBJECTS_MAX: usize = 131_072;
+/// Acknowledged leases of ended objects that are remembered; beyond it the oldest objects are forgotten early.
+pub const ENDED_LEASES_MAX: usize = 262_144;
+/// How often one read may be continued with the lease it has.
+pub const LEASE_RESUMES_MAX: u16 = 256;
 /// Retrievals of one object.
 pub const RETRIEVALS_MAX: u32 = 1_000_000;
 /// Bytes of a detail line on the pull port.
