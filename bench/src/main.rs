@@ -1,3 +1,4 @@
 //! Zipline measured.
+#![forbid(unsafe_code)]
 
 fn main() {}

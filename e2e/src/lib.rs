@@ -1,1 +1,2 @@
 //! Zipline's promises, tested on the real binaries.
+#![forbid(unsafe_code)]

@@ -1,3 +1,4 @@
 //! The zipline command.
+#![forbid(unsafe_code)]
 
 fn main() {}

@@ -21,6 +21,7 @@ mod proxy;
 mod python;
 mod relay;
 mod scratch;
+mod skip;
 pub mod wait;
 
 pub use address::{Loopback, free_port};
@@ -34,3 +35,4 @@ pub use proxy::{Keys, Metrics, Proxy, ProxyOptions};
 pub use python::{PYTHON_SHA256, PythonFunction};
 pub use relay::{Fault, Relay, Side};
 pub use scratch::Scratch;
+pub use skip::skip;

@@ -1,0 +1,109 @@
+//! `cargo xtask test`: every test there is, with the runners' own summaries and a last one over all.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::python::Venv;
+use crate::stage::{self, Ended, Tally};
+use crate::{cargo, root};
+
+/// What to test.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only this part
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+    /// Only tests whose names contain it
+    filter: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// `cargo test --workspace`
+    Rust,
+    /// The Python SDK
+    Python,
+    /// The suite written against Knative's own queue-proxy
+    Knative,
+}
+
+/// Runs the tests; false when one failed.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let root = root()?;
+    let wanted = |part| options.only.is_none_or(|only| only == part);
+    build(&root)?;
+    let mut stages = Vec::new();
+    if wanted(Part::Rust) {
+        stages.push(rust(&root, options.filter.as_deref())?);
+    }
+    if wanted(Part::Python) || wanted(Part::Knative) {
+        let venv = Venv::ready(&root)?;
+        if wanted(Part::Python) {
+            stages.push(python(&root, &venv, options.filter.as_deref())?);
+        }
+        if wanted(Part::Knative) {
+            stages.push(knative(&root, &venv, options.filter.as_deref())?);
+        }
+    }
+    Ok(report(&stages))
+}
+
+/// Builds every program and every test, in one go so that no dependency is compiled twice.
+fn build(root: &Path) -> Result<()> {
+    let status = Command::new(cargo()).current_dir(root).args(["build", "--workspace", "--bins", "--tests"]).status();
+    if !status.context("starting cargo")?.success() {
+        bail!("the programs under test do not build");
+    }
+    Ok(())
+}
+
+fn rust(root: &Path, filter: Option<&str>) -> Result<Ended> {
+    let mut command = Command::new(cargo());
+    command.current_dir(root).args(["test", "--workspace", "--no-fail-fast"]).args(filter);
+    stage::run("rust", command)
+}
+
+fn python(root: &Path, venv: &Venv, filter: Option<&str>) -> Result<Ended> {
+    let folder = root.join("sdk/python");
+    venv.install_package(&folder)?;
+    let mut command = venv.pytest(&folder, filter);
+    command.env("ZIPLINE_TEST_BIN_DIR", built()?);
+    stage::run("python", command)
+}
+
+fn knative(root: &Path, venv: &Venv, filter: Option<&str>) -> Result<Ended> {
+    let folder = root.join("e2e/knative-suite");
+    venv.install_requirements(&folder.join("requirements.txt"))?;
+    if !venv.succeeds(&folder, "import netns; raise SystemExit(netns.enter() != 'netns')") {
+        let reason =
+            "the whole suite: each of its proxies needs a network namespace, and none can be made here (root is the usual way)";
+        println!("\n── knative: skipped: {reason}");
+        let mut tally = Tally::default();
+        tally.skip(1, reason);
+        return Ok(Ended { name: "knative", tally, succeeded: true, took: Duration::ZERO });
+    }
+    let mut command = venv.pytest(&folder, filter);
+    command.args(["-n", "2"]).env("PROXY_CMD", built()?.join("zipline-queue-proxy"));
+    stage::run("knative", command)
+}
+
+/// The folder of the programs that [`build`] made.
+fn built() -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.parent().context("this program lies in the build folder")?.to_owned())
+}
+
+fn report(stages: &[Ended]) -> bool {
+    println!("\n── summary");
+    for stage in stages {
+        let Tally { passed, failed, skipped, reasons } = &stage.tally;
+        let state = if stage.succeeded { "ok" } else { "FAILED" };
+        println!("{:8} {state}: {passed} passed, {failed} failed, {skipped} skipped in {:.0?}", stage.name, stage.took);
+        for reason in reasons {
+            println!("         skipped: {reason}");
+        }
+    }
+    stages.iter().all(|stage| stage.succeeded && stage.tally.failed == 0)
+}
