@@ -9,6 +9,7 @@ use zipline_contract::limits::{CONTENT_TYPE_BYTES_MAX, DETAIL_BYTES_MAX};
 use zipline_contract::{ErrorCode, PULL_VERSION, headers};
 
 use super::mac::{Mac, mac_over_lines};
+use super::range::Span;
 use super::sum::SumKind;
 use crate::object::{Epoch, ObjectId};
 use crate::reference::DomainKey;
@@ -60,6 +61,18 @@ pub struct AnswerRange {
     pub last: LastByte,
     /// The whole object's size.
     pub size: ObjectSize,
+}
+
+impl AnswerRange {
+    /// The range that an answer with the bytes of `span` names, of an object of `size`.
+    pub const fn of(span: Span, size: ObjectSize) -> Self {
+        let last = match size {
+            ObjectSize::Unknown => LastByte::Unknown,
+            ObjectSize::Known(size) if span.end(size) <= span.first => LastByte::Nothing,
+            ObjectSize::Known(size) => LastByte::At(span.end(size) - 1),
+        };
+        Self { first: span.first, last, size }
+    }
 }
 
 /// The last byte of an answered range.

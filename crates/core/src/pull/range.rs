@@ -46,7 +46,7 @@ impl ByteRange {
     }
 
     /// Everything from `first` on.
-    pub const fn from(first: u64) -> Self {
+    pub const fn starting_at(first: u64) -> Self {
         Self { first, last: None }
     }
 
@@ -63,7 +63,7 @@ impl ByteRange {
         match (first, last) {
             ("", "") => Err(RangeError::Malformed),
             ("", length) => suffix(number(length)?, size),
-            (first, "") => Ok(Self::from(number(first)?)),
+            (first, "") => Ok(Self::starting_at(number(first)?)),
             // A last byte beyond every offset asks for all there is.
             (first, last) => Self::closed(number(first)?, number(last)?.min(u64::MAX - 1)).ok_or(RangeError::Backwards),
         }
@@ -133,7 +133,7 @@ fn suffix(length: u64, size: Option<u64>) -> Result<ByteRange, RangeError> {
     if length == 0 || size == 0 {
         return Err(RangeError::Unsatisfiable { first: size, size });
     }
-    Ok(ByteRange::from(size.saturating_sub(length)))
+    Ok(ByteRange::starting_at(size.saturating_sub(length)))
 }
 
 /// Digits only: no sign, no space. More than 2^64 is more than any offset.
