@@ -83,9 +83,26 @@ impl Memfd {
     /// # Errors
     /// `ResourceBusy` while a writable mapping exists anywhere.
     pub fn seal(self) -> io::Result<SealedMemfd> {
-        rustix::io::retry_on_intr(|| rustix::fs::fcntl_add_seals(&self.fd, IMMUTABLE))?;
-        let size = size_of(&self.fd)?;
+        let size = self.seal_in_place()?;
         Ok(SealedMemfd { fd: self.fd, size })
+    }
+
+    /// As [`Memfd::seal`], for a file that others are reading while it is written: they keep this handle, which can no
+    /// longer be written.
+    ///
+    /// It looks at every page, and waits up to about 100 ms for pages that are in use (being read, or in a socket's
+    /// buffer after `sendfile`): not for an event loop.
+    ///
+    /// # Errors
+    /// `ResourceBusy` also while pages stay in use; no descriptor left.
+    pub fn seal_shared(&self) -> io::Result<SealedMemfd> {
+        let size = self.seal_in_place()?;
+        Ok(SealedMemfd { fd: self.fd.try_clone()?, size })
+    }
+
+    fn seal_in_place(&self) -> io::Result<u64> {
+        rustix::io::retry_on_intr(|| rustix::fs::fcntl_add_seals(&self.fd, IMMUTABLE))?;
+        size_of(&self.fd)
     }
 }
 

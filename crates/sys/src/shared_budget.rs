@@ -1,8 +1,9 @@
 //! One budget that several processes draw on, in a shared page.
 //!
 //! Each process adds up what it holds in a slot of its own; what counts against the limit is the sum over all slots.
-//! A slot can therefore be cleared when its process has died, and nothing it held stays charged. Adding reserves first
-//! and looks then: at the limit two processes may both be refused, but never do both get in.
+//! A slot can therefore be cleared when its process has died, and nothing it held stays charged. A process that wants
+//! more says so first ([`SharedBudget::hold`] with the sum it would have) and looks at the others then
+//! ([`SharedBudget::elsewhere`]): at the limit two processes may both be refused, but never do both get in.
 //!
 //! A process that waits for room sleeps on a generation number that every release advances ([`SharedBudget::wait`]).
 //! Whoever has the descriptor can write nonsense into it; that makes numbers wrong, and nothing else.
@@ -45,13 +46,6 @@ unsafe impl Send for SharedBudget {}
 // SAFETY: as above.
 unsafe impl Sync for SharedBudget {}
 
-/// What was not granted, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full {
-    /// What all slots together hold without the refused amount.
-    pub total: u64,
-}
-
 impl SharedBudget {
     /// A new budget with nothing held.
     ///
@@ -81,31 +75,20 @@ impl SharedBudget {
         Ok(Self { page, fd })
     }
 
-    /// Adds `amount` to `slot` if the sum over all slots then is at most `limit`; returns that sum.
-    ///
-    /// # Errors
-    /// [`Full`], with nothing added.
+    /// Says that the process of `slot` holds `bytes`, or is about to.
     ///
     /// # Panics
     /// When `slot` is not below [`SLOTS`]: whoever has a handle was given its slot with it.
-    pub fn try_add(&self, slot: usize, amount: u64, limit: u64) -> Result<u64, Full> {
-        let own = &self.page().slots[slot];
-        own.fetch_add(amount, Ordering::SeqCst);
-        let total = self.total();
-        if total <= limit {
-            return Ok(total);
+    pub fn hold(&self, slot: usize, bytes: u64) {
+        if self.page().slots[slot].swap(bytes, Ordering::SeqCst) > bytes {
+            self.advance();
         }
-        own.fetch_sub(amount, Ordering::SeqCst);
-        Err(Full { total: total.saturating_sub(amount) })
     }
 
-    /// Takes `amount` off `slot` and wakes the processes that wait for room.
-    ///
-    /// # Panics
-    /// As [`SharedBudget::try_add`].
-    pub fn sub(&self, slot: usize, amount: u64) {
-        self.page().slots[slot].fetch_sub(amount, Ordering::SeqCst);
-        self.advance();
+    /// What all others hold.
+    pub fn elsewhere(&self, slot: usize) -> u64 {
+        let others = self.page().slots.iter().enumerate().filter(|(other, _)| *other != slot);
+        others.fold(0, |sum, (_, held)| sum.saturating_add(held.load(Ordering::SeqCst)))
     }
 
     /// The sum over all slots.
@@ -113,13 +96,12 @@ impl SharedBudget {
         self.page().slots.iter().fold(0, |sum, slot| sum.saturating_add(slot.load(Ordering::SeqCst)))
     }
 
-    /// Forgets what a process held that has died.
+    /// Forgets what a process held that has died, and wakes those who wait for room.
     ///
     /// # Panics
-    /// As [`SharedBudget::try_add`].
+    /// As [`SharedBudget::hold`].
     pub fn clear_slot(&self, slot: usize) {
-        self.page().slots[slot].store(0, Ordering::SeqCst);
-        self.advance();
+        self.hold(slot, 0);
     }
 
     /// Number of releases so far, modulo 2³². Taken before an attempt, it makes [`SharedBudget::wait`] miss none.
@@ -174,43 +156,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_holds_over_all_slots_and_all_handles() {
+    fn every_handle_sees_what_the_others_hold() {
         let budget = SharedBudget::create().expect("created");
         let other = SharedBudget::from_fd(budget.as_fd().try_clone_to_owned().expect("cloned")).expect("the same");
-        assert_eq!(budget.try_add(0, 60, 100), Ok(60));
-        assert_eq!(other.try_add(1, 40, 100), Ok(100));
-        assert_eq!(other.try_add(1, 1, 100), Err(Full { total: 100 }));
-        budget.sub(0, 10);
-        assert_eq!((other.total(), budget.total()), (90, 90));
+        budget.hold(0, 60);
+        other.hold(1, 40);
+        assert_eq!((budget.elsewhere(0), other.elsewhere(1), budget.total()), (40, 60, 100));
         other.clear_slot(0);
-        assert_eq!(budget.total(), 40);
+        assert_eq!((budget.elsewhere(1), budget.total()), (0, 40));
     }
 
     #[test]
-    fn concurrent_additions_never_pass_the_limit() {
+    fn of_two_that_want_the_last_room_at_once_never_both_get_it() {
         let budget = SharedBudget::create().expect("created");
-        let granted = std::thread::scope(|scope| {
-            let budget = &budget;
-            let threads: Vec<_> = (0..4)
-                .map(|slot| scope.spawn(move || (0..1000).filter(|_| budget.try_add(slot, 1, 500).is_ok()).count()))
-                .collect();
-            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum::<usize>()
-        });
-        assert_eq!(budget.total(), granted as u64);
-        assert!(granted <= 500);
+        for _ in 0..2000 {
+            let got = std::thread::scope(|scope| {
+                let budget = &budget;
+                let wants = [0, 1].map(|slot| {
+                    scope.spawn(move || {
+                        budget.hold(slot, 60);
+                        budget.elsewhere(slot) + 60 <= 100
+                    })
+                });
+                wants.into_iter().map(|want| want.join().expect("no panic")).filter(|got| *got).count()
+            });
+            assert!(got <= 1);
+            budget.clear_slot(0);
+            budget.clear_slot(1);
+        }
     }
 
     #[test]
     fn a_waiter_is_woken_by_a_release_and_does_not_miss_one_before_it_sleeps() {
         let budget = SharedBudget::create().expect("created");
-        assert_eq!(budget.try_add(0, 10, 10), Ok(10));
+        budget.hold(0, 10);
         let before = budget.generation();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| budget.wait(before, Duration::from_secs(60)));
             while budget.page().waiters.load(Ordering::SeqCst) == 0 {
                 std::thread::yield_now();
             }
-            budget.sub(0, 10);
+            budget.hold(0, 9);
             waiter.join().expect("woken");
         });
         budget.wait(before, Duration::from_secs(60)); // Returns at once: the generation is another.
