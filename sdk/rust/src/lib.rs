@@ -42,5 +42,5 @@ pub use invoke::Call;
 pub use message::{Failure, Request, Response};
 pub use payload::{Payload, PayloadBuffer, PayloadWriter};
 pub use reference::Reference;
-pub use serve::{Server, serve};
+pub use serve::{Server, serve, serve_with};
 pub use zipline_contract::ErrorCode;

@@ -55,7 +55,19 @@ where
     H: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response, Failure>> + Send + 'static,
 {
-    Server::from_env(Client::from_env()?).await?.serve(handler, terminated()?).await
+    serve_with(Client::from_env()?, handler).await
+}
+
+/// As [`serve`], with a client that the handler may share.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_with<H, F>(client: Client, handler: H) -> Result<(), Error>
+where
+    H: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Response, Failure>> + Send + 'static,
+{
+    Server::from_env(client).await?.serve(handler, terminated()?).await
 }
 
 /// A bound port that requests will come to.
