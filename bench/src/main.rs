@@ -1,4 +1,122 @@
-//! Zipline measured.
-#![forbid(unsafe_code)]
+//! Zipline measured: `zipline bench …` runs this program.
+//!
+//! Each bench prints a table or, with `--json`, one JSON document on standard output; progress goes to standard error; raw
+//! samples with seed, machine and settings always go to a file. Ratios are taken within one run, round by round.
 
-fn main() {}
+mod function;
+mod interrupt;
+mod machine;
+mod output;
+mod process;
+mod proxy;
+mod raw;
+mod stats;
+mod transfer;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+/// Zipline measured against raw ceilings and peers, on this machine.
+#[derive(Parser)]
+#[command(name = "zipline bench", bin_name = "zipline bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Payloads between two queue-proxies, against raw programs into the same destinations.
+    Transfer(Common),
+    /// A small request through the queue-proxy, against the function itself and a plain hyper reverse proxy.
+    Proxy(Common),
+    /// Inner roles: the raw programs themselves.
+    #[command(hide = true, subcommand)]
+    Raw(Raw),
+}
+
+#[derive(Args)]
+struct Common {
+    /// About a minute instead of the full run.
+    #[arg(long)]
+    quick: bool,
+    /// One JSON document on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Where raw samples go [default: $XDG_STATE_HOME/zipline/bench/KIND-TIME.json].
+    #[arg(long, value_name = "FILE")]
+    raw: Option<PathBuf>,
+    /// Seed of everything drawn at random.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// TCP congestion control of every measured connection, ours and the raw programs': a kernel name.
+    #[arg(long, default_value = "reno")]
+    congestion: String,
+}
+
+#[derive(Subcommand)]
+enum Raw {
+    Sender { bytes_max: usize, congestion: String },
+    Relay { sender: SocketAddr, sink: SocketAddr, congestion: String },
+    Sink { congestion: String },
+    Function,
+    ReverseProxy { function: SocketAddr },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    match arguments.bench {
+        Bench::Raw(role) => raw_role(role),
+        Bench::Transfer(common) => runtime()?.block_on(async {
+            let options = transfer::Options { quick: common.quick, seed: common.seed, congestion: common.congestion.clone() };
+            let report = transfer::run(&options, &interrupt::Interrupt::listen()).await?;
+            finish(&common, "transfer", &report, transfer::Report::print)
+        }),
+        Bench::Proxy(common) => runtime()?.block_on(async {
+            let options = proxy::Options { quick: common.quick, seed: common.seed };
+            let report = proxy::run(&options, &interrupt::Interrupt::listen()).await?;
+            finish(&common, "proxy", &report, proxy::Report::print)
+        }),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+fn finish<R: Serialize>(common: &Common, kind: &str, report: &R, print: impl FnOnce(&R)) -> Result<()> {
+    let path = output::raw_path(kind, common.raw.as_deref())?;
+    output::write_whole(&path, report)?;
+    if common.json {
+        serde_json::to_writer(std::io::stdout().lock(), report)?;
+        println!();
+    } else {
+        print(report);
+    }
+    eprintln!("raw samples: {}", path.display());
+    Ok(())
+}
+
+fn raw_role(role: Raw) -> Result<()> {
+    match role {
+        Raw::Sender { bytes_max, congestion } => raw::sender(bytes_max, &congestion),
+        Raw::Relay { sender, sink, congestion } => raw::relay(sender, sink, &congestion),
+        Raw::Sink { congestion } => raw::sink(&congestion),
+        Raw::Function => function::serve(0),
+        Raw::ReverseProxy { function } => runtime()?.block_on(proxy::serve_reverse_proxy(function)),
+    }
+}

@@ -1,0 +1,91 @@
+//! What a bench leaves behind: the raw file always, a table or one JSON document on standard output, progress on standard error.
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// Version of raw files and JSON output.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// Where the raw file goes when no `--raw` is given: `$XDG_STATE_HOME/zipline/bench/KIND-TIME.json`.
+pub(crate) fn raw_path(kind: &str, given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let state = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".local/state")));
+    let folder = state.context("neither XDG_STATE_HOME nor HOME is set; name a file with --raw FILE")?.join("zipline/bench");
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Ok(folder.join(format!("{kind}-{seconds}.json")))
+}
+
+/// Writes a document beside its place and moves it there, so that a full disk or a kill leaves no half file.
+pub(crate) fn write_whole(path: &Path, document: &impl Serialize) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).with_context(|| format!("folder {} for the raw file", folder.display()))?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("a raw file in {}", folder.display()))?;
+    serde_json::to_writer(&mut file, document)?;
+    file.write_all(b"\n")?;
+    file.as_file().sync_all()?;
+    file.persist(path).with_context(|| format!("raw file {}", path.display()))?;
+    Ok(())
+}
+
+/// Progress with time left, on standard error.
+pub(crate) struct Progress {
+    started: Instant,
+    total: usize,
+    done: usize,
+    terminal: bool,
+}
+
+impl Progress {
+    pub(crate) fn of(total: usize) -> Self {
+        Self { started: Instant::now(), total: total.max(1), done: 0, terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// One more step is done; says so on a terminal each time, elsewhere at each tenth.
+    pub(crate) fn step(&mut self, what: &str) {
+        self.done += 1;
+        let left = self.started.elapsed().mul_f64((self.total.saturating_sub(self.done)) as f64 / self.done as f64);
+        if self.terminal {
+            eprint!("\r\x1b[K{:3} %  {} left  {what}", self.done * 100 / self.total, clock(left));
+            if self.done >= self.total {
+                eprintln!();
+            }
+        } else if self.done * 10 / self.total != (self.done - 1) * 10 / self.total {
+            eprintln!("{:3} %  {} left  {what}", self.done * 100 / self.total, clock(left));
+        }
+    }
+}
+
+fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+/// Bytes with a binary unit, as tables show them.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value.fract() == 0.0 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// Seconds with the unit that fits.
+pub(crate) fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 1e-3 => format!("{:.1} µs", s * 1e6),
+        s if s < 1.0 => format!("{:.2} ms", s * 1e3),
+        s => format!("{s:.2} s"),
+    }
+}
