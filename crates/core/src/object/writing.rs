@@ -32,7 +32,8 @@ impl<P> Holdings<P> {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        if self.objects.contains_key(&id) || self.reserved.contains_key(&id) || self.held.is_waiting(id) {
+        let in_use = self.objects.contains_key(&id) || self.reserved.contains_key(&id) || self.held.is_waiting(id);
+        if in_use || self.lingering.contains_key(&id) || self.ended.end(id).is_some() {
             return Err(Refusal::IdTaken);
         }
         let admission = self.enter_held(id, bytes, Wish { bytes, places: 1 }, now.mono)?;
@@ -207,7 +208,7 @@ pub enum Refusal {
     #[error("the object was {} while its writer waited for room", .0.name())]
     Ended(End),
     /// Two objects were given one id: the driver's generator is broken.
-    #[error("the id is in use")]
+    #[error("the id is in use, or was a moment ago")]
     IdTaken,
 }
 

@@ -121,7 +121,7 @@ impl PullRequest {
                 self.method.verb(),
                 &self.path(),
                 &text(self.range.as_ref().map(|range| range as &dyn Display)),
-                &self.dialled.to_string(),
+                &canonical(self.dialled).to_string(),
                 &self.epoch.to_string(),
                 &text(self.lease.as_ref().map(|lease| lease as &dyn Display)),
                 self.receiver.as_ref().map_or("", Receiver::as_str),
@@ -151,6 +151,11 @@ impl PullRequest {
 }
 
 const RANGE_HEADER: &str = "range";
+
+/// One text for one address: a socket bound to all addresses sees IPv4 in IPv6 form, and a scope is one machine's own.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
 
 /// A request as it was read: well formed, but nobody's yet.
 #[derive(Clone, Debug)]

@@ -117,7 +117,8 @@ impl KeyRing {
         if json.len() > RING_BYTES_MAX {
             return Err(KeyRingError::TooLong { bytes: json.len() });
         }
-        let ring: RingEntry = serde_json::from_slice(json).map_err(|error| KeyRingError::Malformed(error.to_string()))?;
+        let ring: RingEntry =
+            serde_json::from_slice(json).map_err(|error| KeyRingError::Malformed(unquoted(&error.to_string())))?;
         if ring.keys.is_empty() {
             return Err(KeyRingError::Empty);
         }
@@ -157,6 +158,22 @@ impl KeyRing {
     pub fn keys(&self) -> &[DomainKey] {
         &self.keys
     }
+}
+
+/// The message without the texts it quotes: one of them may be a key in the wrong place.
+fn unquoted(message: &str) -> String {
+    let (mut quoted, mut escaped) = (false, false);
+    let mut kept = String::with_capacity(message.len());
+    for character in message.chars() {
+        if !quoted || (character == '"' && !escaped) {
+            kept.push(character);
+        }
+        if character == '"' && !escaped {
+            quoted = !quoted;
+        }
+        escaped = quoted && character == '\\' && !escaped;
+    }
+    kept
 }
 
 /// What is wrong with a key ring. Carries no part of a key.
