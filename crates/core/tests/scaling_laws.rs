@@ -254,8 +254,8 @@ proptest! {
         tried.sort_unstable();
         prop_assert_eq!(tried, (0..ages.len()).collect::<Vec<_>>());
         prop_assert_eq!(plan.needed, sample_size(ages.len() as u32));
-        let old = plan.order.iter().take_while(|i| ages[**i] > seconds(60)).count();
-        prop_assert!(plan.order[old..].iter().all(|i| ages[*i] <= seconds(60)));
+        let old = plan.order.iter().take_while(|i| ages[**i] >= seconds(60)).count();
+        prop_assert!(plan.order[old..].iter().all(|i| ages[*i] < seconds(60)));
     }
 
     #[test]

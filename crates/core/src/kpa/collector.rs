@@ -38,11 +38,11 @@ pub struct ScrapePlan {
 }
 
 impl ScrapePlan {
-    /// A plan for instances of the given `ages`: those older than the stable window first, since a young one has not
+    /// A plan for instances of the given `ages`: those at least as old as the stable window first, since a young one has not
     /// had its share of requests yet. `below(n)` answers a random number below `n`, evenly spread.
     pub fn new(ages: &[Duration], stable_window: Duration, mut below: impl FnMut(usize) -> usize) -> Self {
         let needed = sample_size(u32::try_from(ages.len()).unwrap_or(u32::MAX));
-        let (mut order, mut young): (Vec<usize>, Vec<usize>) = (0..ages.len()).partition(|i| ages[*i] > stable_window);
+        let (mut order, mut young): (Vec<usize>, Vec<usize>) = (0..ages.len()).partition(|i| ages[*i] >= stable_window);
         // Whoever is not asked this second should be somebody else the next.
         let partly_asked = if order.len() < needed as usize { &mut young } else { &mut order };
         for last in (1..partly_asked.len()).rev() {
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn old_instances_are_asked_before_young_ones() {
-        let seconds = [90, 5, 61, 60].map(Duration::from_secs);
+        let seconds = [90, 5, 60, 59].map(Duration::from_secs);
         let plan = ScrapePlan::new(&seconds, Duration::from_secs(60), |n| n - 1);
         assert_eq!((plan.order, plan.needed), (vec![0, 2, 1, 3], 4));
     }
