@@ -3,16 +3,13 @@
 //! A file that is replaced as a whole (renamed over, or a Kubernetes Secret's symbolic link turned) changes its
 //! directory's entries, so the directory is watched and not the file: a watch on the file would stay with the old one.
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-/// Bytes of changes read at a time; a change takes at most 16 + 256.
-const BUFFER_BYTES: usize = 4096;
-
-/// A watch on the entries of one directory. Its descriptor is readable once something changed.
+/// A watch on the entries of one directory. Its descriptor, non-blocking and closed on exec, is readable once something
+/// changed; what is read are changes, at most 272 bytes each.
 #[derive(Debug)]
 pub struct DirectoryWatch {
     fd: OwnedFd,
@@ -30,46 +27,32 @@ impl DirectoryWatch {
         inotify::add_watch(&fd, directory, changes | WatchFlags::ONLYDIR)?;
         Ok(Self { fd })
     }
-
-    /// Takes note of all changes so far; whether there were any. More changes than the kernel keeps are one change.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn take_changes(&self) -> io::Result<bool> {
-        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
-        let mut changed = false;
-        loop {
-            match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut buffer).map(|(read, _)| read.len())) {
-                Ok(0) | Err(rustix::io::Errno::WOULDBLOCK) => return Ok(changed),
-                Ok(_) => changed = true,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
 }
 
-impl AsFd for DirectoryWatch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl AsRawFd for DirectoryWatch {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+impl From<DirectoryWatch> for OwnedFd {
+    fn from(watch: DirectoryWatch) -> Self {
+        watch.fd
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn writing_replacing_and_turning_a_link_are_changes_and_reading_is_none() {
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let at = |name: &str| scratch.path().join(name);
         let watch = DirectoryWatch::new(scratch.path()).expect("watched");
-        let changed = || watch.take_changes().expect("changes");
+        let mut watch = std::fs::File::from(OwnedFd::from(watch));
+        let mut changed = || match watch.read(&mut [0; 4096]) {
+            Ok(bytes) => bytes > 0,
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                false
+            }
+        };
         assert!(!changed());
         std::fs::write(at("file"), "1").expect("written");
         assert!(changed());

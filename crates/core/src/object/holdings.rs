@@ -304,6 +304,11 @@ impl<P> Holdings<P> {
         self.objects.get(&id).map(|object| &object.payload)
     }
 
+    /// Whether somebody has a lease on the object now.
+    pub fn is_being_read(&self, id: ObjectId) -> bool {
+        self.objects.get(&id).is_some_and(|object| object.leases.active().next().is_some())
+    }
+
     /// Objects that ended and are still remembered.
     pub fn remembered(&self) -> usize {
         self.ended.len()

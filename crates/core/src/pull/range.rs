@@ -173,16 +173,11 @@ pub enum RangeError {
 }
 
 impl RangeError {
-    /// The public error.
+    /// The public error: a range that is well formed but not there is told apart.
     pub const fn code(self) -> ErrorCode {
-        ErrorCode::RequestInvalid
-    }
-
-    /// The HTTP status that says it best: 416 where the range is well formed but not there.
-    pub const fn http_status(self) -> u16 {
         match self {
-            Self::Unsatisfiable { .. } | Self::SuffixOfUnknown => 416,
-            _ => 400,
+            Self::Unsatisfiable { .. } | Self::SuffixOfUnknown => ErrorCode::RangeUnsatisfiable,
+            Self::Malformed | Self::Unit | Self::Several | Self::Backwards => ErrorCode::RequestInvalid,
         }
     }
 }
