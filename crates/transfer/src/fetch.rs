@@ -1,0 +1,326 @@
+//! Fetching: from a reference to verified bytes, by the nearest way.
+//!
+//! An object of this node is read where it lies; one of a producer on this machine is handed over as a descriptor; any
+//! other is pulled over TCP. Whatever the way, an [`Incoming`] is a lease: [`Incoming::acknowledge`] makes it a
+//! retrieval, dropping it gives it back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+use zipline_core::object::{LeaseId, LeaseRequest, ObjectId, Via};
+use zipline_core::pull::{AnswerHead, ByteRange, HeaderText, ObjectSize, PullError, Span, SumKind, Wanted};
+use zipline_core::reference::Reference;
+use zipline_core::time::WallTime;
+
+use crate::config::GROW_BYTES_MAX;
+use crate::error::TransferError;
+use crate::handover::{self, HandoverLease};
+use crate::held::HeldRead;
+use crate::ledger::{Ledger, ReceiveRoom};
+use crate::node::Node;
+use crate::payload::{Landing, Payload};
+use crate::pull::exchange::RemoteLease;
+use crate::pull::read::TcpRead;
+use crate::random;
+
+/// What is wanted of an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FetchOptions {
+    /// Which of the bytes that the reference shows; `None`: all of them.
+    pub range: Option<ByteRange>,
+    /// How they will be taken.
+    pub taking: Taking,
+}
+
+/// How a payload is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Taking {
+    /// Block by block ([`Incoming::next_block`]): costs one block of memory.
+    #[default]
+    Stream,
+    /// At once ([`Incoming::receive`]): room for it is taken before the producer is asked, where its size is known.
+    Whole,
+}
+
+/// A payload that is being read.
+#[derive(Debug)]
+pub struct Incoming {
+    // Before `node`: a lease that is given back needs it.
+    lease: Lease,
+    source: Source,
+    facts: Facts,
+    room: Option<ReceiveRoom>,
+    node: Node,
+}
+
+#[derive(Debug)]
+enum Source {
+    Held(HeldRead),
+    Tcp(Box<TcpRead>),
+}
+
+#[derive(Debug)]
+enum Lease {
+    Own(OwnLease),
+    Handover(Box<HandoverLease>),
+    Remote(RemoteLease),
+}
+
+/// What an answer's head says.
+#[derive(Clone, Debug)]
+struct Facts {
+    content_type: Option<HeaderText>,
+    retrievals_left: u32,
+    expires: WallTime,
+    sum: SumKind,
+    span: Span,
+    size: Option<u64>,
+    /// Where the bytes that the reference shows begin and end in the object.
+    shown: Span,
+}
+
+impl Node {
+    /// Opens a reference and asks for its bytes. Returns when they are about to come, with what is known about them.
+    ///
+    /// # Errors
+    /// A reference that is none, expired, another service's; a producer that may not be dialled, cannot be reached or
+    /// refuses; no room.
+    pub async fn fetch(&self, token: &str, options: FetchOptions) -> Result<Incoming, TransferError> {
+        let reference = self.open(token)?;
+        reference.check_receiver(&self.config().receivers)?;
+        let wanted = self.wanted(&reference, options.range)?;
+        let shown = reference.range.map_or(Span::WHOLE, |range| Span { first: range.first(), limit: range.end() });
+        if self.is_own(&reference)? {
+            return self.read_own(&wanted, shown);
+        }
+        let inner = self.inner();
+        inner.config.peers.check(wanted.producer)?;
+        if let Some(directory) = &inner.config.handover_dir
+            && let Some((lease, head, stored)) = handover::take(inner, directory, &wanted).await?
+        {
+            let facts = Facts::of(&head, &wanted, shown)?;
+            let held = HeldRead::new(stored, wanted.span, Arc::clone(&inner.blocks), inner.config.pull_idle_timeout);
+            return Ok(self.incoming(Lease::Handover(Box::new(lease)), Source::Held(held), facts, None));
+        }
+        self.pull(wanted, shown, options.taking).await
+    }
+
+    async fn pull(&self, wanted: Wanted, shown: Span, taking: Taking) -> Result<Incoming, TransferError> {
+        let inner = self.inner();
+        let room = match (taking, wanted.size) {
+            (Taking::Whole, Some(size)) => Some(inner.ledger.receive(length(wanted.span, size)).await?),
+            _ => None,
+        };
+        let idle = inner.config.pull_idle_timeout;
+        let permit = match timeout(idle, Arc::clone(&inner.pulls).acquire_owned()).await {
+            Ok(permit) => permit.map_err(std::io::Error::other)?,
+            Err(_) => return Err(TransferError::pull(wanted.producer)(PullError::Idle { offset: wanted.span.first, idle })),
+        };
+        let mut lease = RemoteLease::new(Arc::clone(inner), wanted.clone());
+        let (read, head) = TcpRead::open(inner, wanted.clone(), permit, &mut lease).await?;
+        let facts = Facts::of(&head, &wanted, shown)?;
+        Ok(self.incoming(Lease::Remote(lease), Source::Tcp(Box::new(read)), facts, room))
+    }
+
+    fn read_own(&self, wanted: &Wanted, shown: Span) -> Result<Incoming, TransferError> {
+        let inner = self.inner();
+        let asked = LeaseRequest { lease: wanted.lease, slot: wanted.slot, via: Via::Handover };
+        let (stored, facts) = inner.ledger.command(|holdings, now| {
+            let view = holdings.grant(wanted.object, asked, now)?;
+            let facts = Facts {
+                content_type: view.payload.content_type.clone(),
+                retrievals_left: view.retrievals_left,
+                expires: view.expires,
+                sum: view.payload.sum_kind,
+                span: wanted.span,
+                size: view.size,
+                shown,
+            };
+            Ok::<_, TransferError>((Arc::clone(view.payload), facts))
+        })?;
+        let lease = Lease::Own(OwnLease { ledger: Arc::clone(&inner.ledger), object: wanted.object, lease: wanted.lease });
+        let held = HeldRead::new(stored, wanted.span, Arc::clone(&inner.blocks), inner.config.pull_idle_timeout);
+        Ok(self.incoming(lease, Source::Held(held), facts, None))
+    }
+
+    fn incoming(&self, lease: Lease, source: Source, facts: Facts, room: Option<ReceiveRoom>) -> Incoming {
+        Incoming { lease, source, facts, room, node: self.clone() }
+    }
+
+    pub(crate) fn wanted(&self, reference: &Reference, range: Option<ByteRange>) -> Result<Wanted, TransferError> {
+        Ok(Wanted::of(reference, range, random::lease()?, self.config().receivers.first().cloned())?)
+    }
+
+    /// Whether this node holds it. An address of ours with another epoch is that of an instance before this one.
+    pub(crate) fn is_own(&self, reference: &Reference) -> Result<bool, TransferError> {
+        match (reference.producer == self.address(), reference.epoch == self.epoch()) {
+            (true, true) => Ok(true),
+            (true, false) => Err(TransferError::ProducerGone),
+            (false, _) => Ok(false),
+        }
+    }
+}
+
+impl Incoming {
+    /// The next verified bytes, at most 1 MiB; `None` after the last. Not cancel-safe: once a call was dropped, the read
+    /// is over.
+    ///
+    /// # Errors
+    /// The producer is gone, refuses, or is silent for too long; bytes that did not match their sums twice.
+    pub async fn next_block(&mut self) -> Result<Option<Bytes>, TransferError> {
+        match &mut self.source {
+            Source::Held(held) => held.next_block().await,
+            Source::Tcp(read) => {
+                let block = read.next_block().await?;
+                if read.is_whole()
+                    && let Lease::Remote(lease) = &mut self.lease
+                {
+                    lease.keep();
+                }
+                Ok(block)
+            }
+        }
+    }
+
+    /// Takes all of it: the descriptor that holds it, or a copy within this node's budget. The lease stays; so does, of
+    /// a payload that was handed over or is this node's own, the producer's memory.
+    ///
+    /// # Errors
+    /// As [`Incoming::next_block`], and no room.
+    pub async fn receive(&mut self) -> Result<Payload, TransferError> {
+        let heap_max = self.node.config().heap_threshold_bytes;
+        if let Source::Held(held) = &mut self.source {
+            let room = match self.facts.size {
+                size if !held.copies(size) => None,
+                size => Some(self.node.ledger().receive(size.map_or(0, |size| length(self.facts.span, size))).await?),
+            };
+            return Ok(Payload::new(held.receive(heap_max).await?, room));
+        }
+        let known = self.content_length();
+        let room = match self.room.take() {
+            Some(room) => room,
+            None => self.node.ledger().receive(known.unwrap_or(0)).await?,
+        };
+        let mut landing = Landing::new(known, heap_max)?;
+        let (mut came, mut taken) = (0_u64, known.unwrap_or(0));
+        // While one block is copied on another thread, the next one comes.
+        let mut next = self.next_block().await?;
+        while let Some(block) = next.take() {
+            came = came.saturating_add(block.len() as u64);
+            if came > taken {
+                taken = came.saturating_add(came.min(GROW_BYTES_MAX)).min(self.node.config().buffer_bytes).max(came);
+                room.grow(taken).await?;
+            }
+            let (appended, following) = tokio::join!(landing.append(block, heap_max), self.next_block());
+            appended?;
+            next = following?;
+        }
+        Ok(Payload::new(landing.finish().await?, Some(room)))
+    }
+
+    /// Every byte was verified and accepted: makes the lease a retrieval.
+    ///
+    /// # Errors
+    /// [`TransferError::Incomplete`] where not every byte was taken: the lease is then given back. An object that ended
+    /// first, or a producer that does not answer: then it is not known whether it counted.
+    pub async fn acknowledge(self) -> Result<(), TransferError> {
+        if !self.is_whole() {
+            return Err(TransferError::Incomplete);
+        }
+        match self.lease {
+            Lease::Own(lease) => lease.acknowledge(),
+            Lease::Handover(lease) => lease.acknowledge(self.node.inner()).await,
+            Lease::Remote(lease) => lease.acknowledge().await,
+        }
+    }
+
+    /// Whether every byte was taken.
+    pub fn is_whole(&self) -> bool {
+        match &self.source {
+            Source::Held(held) => held.is_whole(),
+            Source::Tcp(read) => read.is_whole(),
+        }
+    }
+
+    /// How many bytes come, if that was known when the read began.
+    pub fn content_length(&self) -> Option<u64> {
+        self.facts.size.map(|size| length(self.facts.span, size))
+    }
+
+    /// Offset of the first byte, counted from the first that the reference shows.
+    pub fn first(&self) -> u64 {
+        self.facts.span.first.saturating_sub(self.facts.shown.first)
+    }
+
+    /// How many bytes the reference shows, if that was known when the read began.
+    pub fn shown_size(&self) -> Option<u64> {
+        self.facts.size.map(|size| length(self.facts.shown, size))
+    }
+
+    /// The content type that the object was put with.
+    pub fn content_type(&self) -> Option<&str> {
+        self.facts.content_type.as_ref().map(HeaderText::as_str)
+    }
+
+    /// Retrievals that the object granted when the read began.
+    pub fn retrievals_left(&self) -> u32 {
+        self.facts.retrievals_left
+    }
+
+    /// When the object expires.
+    pub fn expires(&self) -> WallTime {
+        self.facts.expires
+    }
+
+    /// How the object is summed.
+    pub fn sum(&self) -> SumKind {
+        self.facts.sum
+    }
+
+    /// Whether the bytes are read where they lie on this machine, not pulled over TCP.
+    pub fn is_local(&self) -> bool {
+        matches!(self.source, Source::Held(_))
+    }
+}
+
+impl Facts {
+    fn of(head: &AnswerHead, wanted: &Wanted, shown: Span) -> Result<Self, TransferError> {
+        let missing = |what| TransferError::pull(wanted.producer)(PullError::Contradicts(what));
+        Ok(Self {
+            content_type: head.content_type.clone(),
+            retrievals_left: head.retrievals_left.ok_or_else(|| missing("retrievals left"))?,
+            expires: head.expires.ok_or_else(|| missing("expiry"))?,
+            sum: wanted.sum,
+            span: wanted.span,
+            size: head.size.and_then(ObjectSize::known),
+            shown,
+        })
+    }
+}
+
+const fn length(span: Span, size: u64) -> u64 {
+    span.end(size).saturating_sub(span.first)
+}
+
+/// A lease on an object of this node.
+#[derive(Debug)]
+struct OwnLease {
+    ledger: Arc<Ledger>,
+    object: ObjectId,
+    lease: LeaseId,
+}
+
+impl OwnLease {
+    fn acknowledge(&self) -> Result<(), TransferError> {
+        self.ledger.command(|holdings, now| holdings.acknowledge(self.object, self.lease, now))?;
+        Ok(())
+    }
+}
+
+impl Drop for OwnLease {
+    fn drop(&mut self) {
+        // After an acknowledgement there is nothing left to give back, and this does nothing.
+        self.ledger.command(|holdings, _| holdings.release(self.object, self.lease));
+    }
+}

@@ -1,0 +1,401 @@
+//! Putting: how a payload gets into the buffer, and who keeps it there.
+//!
+//! A [`Writer`] takes bytes that pass through this proxy; its object can be referred to, and read block by block, from
+//! the start. A descriptor that a function has filled is taken as it is ([`Node::put_descriptor`]). Dropping a writer
+//! before [`Writer::finish`] aborts its object; dropping a [`CallObject`] ends the object of a call that is over.
+
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use zipline_contract::PULL_VERSION;
+use zipline_contract::limits::{BLOCK_BYTES, RETRIEVALS_MAX};
+use zipline_core::object::{NewObject, ObjectId, Owner, Refusal, WriteError};
+use zipline_core::pull::{HeaderText, RunningSum, Sum, SumKind};
+use zipline_core::reference::{Receiver, Reference, Token};
+use zipline_core::time::WallTime;
+use zipline_sys::{Memfd, SealedMemfd};
+
+use crate::config::{GROW_BYTES_MAX, GROW_BYTES_MIN};
+use crate::error::TransferError;
+use crate::node::Node;
+use crate::random;
+use crate::stored::{Body, Progress, Stored, off_loop};
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// What is put, and for whom.
+#[derive(Clone, Debug)]
+pub struct PutOptions {
+    /// Whom the object belongs to: a put with its retrievals, or a call.
+    pub owner: Owner,
+    /// How long it is held; `None`: the node's default.
+    pub ttl: Option<Duration>,
+    /// Content type that readers are told.
+    pub content_type: Option<HeaderText>,
+    /// How its blocks are summed.
+    pub sum: SumKind,
+    /// The only service whose functions may read it.
+    pub receiver: Option<Receiver>,
+    /// Its size, where it is known before its bytes come. They must then be that many.
+    pub size: Option<u64>,
+}
+
+impl Default for PutOptions {
+    /// One retrieval, for anybody of the trust domain.
+    fn default() -> Self {
+        Self {
+            owner: Owner::Put { retrievals: NonZeroU32::MIN },
+            ttl: None,
+            content_type: None,
+            sum: SumKind::Crc32c,
+            receiver: None,
+            size: None,
+        }
+    }
+}
+
+/// An object that is complete and held.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// Its reference.
+    pub token: Token,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it expires.
+    pub expires: WallTime,
+    /// Until when it is there even if this instance is told to end now.
+    pub guaranteed_until: WallTime,
+}
+
+/// What an object's references say, whatever its size turns out to be.
+#[derive(Clone, Debug)]
+struct Terms {
+    id: ObjectId,
+    owner: Owner,
+    sum: SumKind,
+    receiver: Option<Receiver>,
+    expires: WallTime,
+    guaranteed_until: WallTime,
+    ttl: Duration,
+}
+
+impl Node {
+    /// Takes room for a payload and begins its object. Waits for room in order of arrival, bounded in time and number.
+    ///
+    /// # Errors
+    /// No room, no keys, a drain, or options that no put gets.
+    pub async fn put(&self, options: PutOptions) -> Result<Writer, TransferError> {
+        let terms = self.terms(&options)?;
+        let room = options.size.unwrap_or(GROW_BYTES_MIN.min(self.config().buffer_bytes));
+        let reservation = self.ledger().reserve(terms.id, room).await?;
+        let on_heap = options.size.is_none_or(|size| size < self.config().heap_threshold_bytes);
+        let (body, place) = if on_heap {
+            let bytes = options.size.and_then(|size| usize::try_from(size).ok()).unwrap_or_default();
+            (Body::Unwritten, Place::Heap(BytesMut::with_capacity(bytes)))
+        } else {
+            let memfd = Arc::new(Memfd::create("zipline-object")?);
+            (Body::Growing(Arc::clone(&memfd)), Place::Memfd(memfd))
+        };
+        let stored = Arc::new(Stored::new(terms.id, options.content_type, options.sum, body));
+        self.insert(&terms, options.size, &stored)?;
+        reservation.used();
+        Ok(Writer {
+            node: self.clone(),
+            sums: BlockSums::new(options.sum),
+            terms,
+            stored,
+            place,
+            room,
+            written: 0,
+            declared: options.size,
+            done: false,
+        })
+    }
+
+    /// Takes a payload that a function has filled and sealed, as it is: neither copied, mapped nor read.
+    ///
+    /// # Errors
+    /// As [`Node::put`], and a descriptor that is no immutable payload without holes.
+    pub async fn put_descriptor(&self, descriptor: OwnedFd, options: PutOptions) -> Result<Put, TransferError> {
+        let terms = self.terms(&options)?;
+        let memfd = SealedMemfd::admit(descriptor, self.config().buffer_bytes)?;
+        let size = memfd.size();
+        if let Some(declared) = options.size
+            && declared != size
+        {
+            return Err(WriteError::OtherSize { declared, written: size }.into());
+        }
+        let reservation = self.ledger().reserve(terms.id, size).await?;
+        let body = Body::Sealed(Arc::new(memfd));
+        let stored = Arc::new(Stored::new(terms.id, options.content_type, options.sum, body));
+        self.insert(&terms, Some(size), &stored)?;
+        reservation.used();
+        stored.set_progress(Progress::Complete { size });
+        self.ledger().command(|holdings, _| holdings.finish(terms.id, size))?;
+        self.put_of(&terms, size)
+    }
+
+    fn terms(&self, options: &PutOptions) -> Result<Terms, TransferError> {
+        let config = self.config();
+        if options.owner.retrievals().get() > RETRIEVALS_MAX {
+            let asked = options.owner.retrievals();
+            return Err(TransferError::Options(format!(
+                "{asked} retrievals are asked for, at most {RETRIEVALS_MAX} are granted"
+            )));
+        }
+        let ttl = options.ttl.unwrap_or(config.put_ttl);
+        if ttl > config.ttl_max || ttl.is_zero() {
+            let (asked, most) = (ttl.as_secs_f64(), config.ttl_max.as_secs_f64());
+            return Err(TransferError::Options(format!("a ttl of {asked} s is asked for; it is above 0 and at most {most} s")));
+        }
+        let now = config.clock.wall();
+        let expires = now.saturating_add(ttl);
+        let guaranteed_until = expires.min(now.saturating_add(config.grace));
+        let (sum, receiver) = (options.sum, options.receiver.clone());
+        let terms = Terms { id: random::object()?, owner: options.owner, sum, receiver, expires, guaranteed_until, ttl };
+        self.seal(&terms, None)?; // Without a key that seals nothing is taken that could never be referred to.
+        Ok(terms)
+    }
+
+    fn insert(&self, terms: &Terms, size: Option<u64>, stored: &Arc<Stored>) -> Result<(), TransferError> {
+        let new = NewObject { owner: terms.owner, size, ttl: terms.ttl, expires: terms.expires };
+        self.ledger()
+            .command(|holdings, now| holdings.insert(terms.id, new, Arc::clone(stored), now))
+            .map_err(|_| TransferError::Room(Refusal::IdTaken))
+    }
+
+    fn seal(&self, terms: &Terms, size: Option<u64>) -> Result<Token, TransferError> {
+        let reference = Reference {
+            pull_version: PULL_VERSION,
+            producer: self.address(),
+            epoch: self.epoch(),
+            object: terms.id,
+            size,
+            sum: terms.sum,
+            expires: terms.expires,
+            retrievals: terms.owner.retrievals(),
+            slot: None,
+            receiver: terms.receiver.clone(),
+            range: None,
+            tier: None,
+        };
+        self.keys().seal(&reference, self.config().clock.wall())
+    }
+
+    fn put_of(&self, terms: &Terms, size: u64) -> Result<Put, TransferError> {
+        let token = self.seal(terms, Some(size))?;
+        Ok(Put { token, size, expires: terms.expires, guaranteed_until: terms.guaranteed_until })
+    }
+}
+
+/// Writes one object, in order. Dropped before [`Writer::finish`], it aborts the object.
+#[derive(Debug)]
+pub struct Writer {
+    node: Node,
+    terms: Terms,
+    stored: Arc<Stored>,
+    place: Place,
+    sums: BlockSums,
+    /// Bytes of the budget that the object has.
+    room: u64,
+    written: u64,
+    declared: Option<u64>,
+    done: bool,
+}
+
+#[derive(Debug)]
+enum Place {
+    Heap(BytesMut),
+    Memfd(Arc<Memfd>),
+}
+
+impl Writer {
+    /// The object's reference, before it is complete: who reads it then follows the writer.
+    ///
+    /// # Errors
+    /// When no key of the ring may seal now.
+    pub fn reference(&self) -> Result<Token, TransferError> {
+        self.node.seal(&self.terms, self.declared)
+    }
+
+    /// When the object expires.
+    pub fn expires(&self) -> WallTime {
+        self.terms.expires
+    }
+
+    /// Until when it is there even if this instance is told to end now.
+    pub fn guaranteed_until(&self) -> WallTime {
+        self.terms.guaranteed_until
+    }
+
+    /// A guard for the call that the object belongs to: dropping it ends the object.
+    pub fn call_object(&self) -> CallObject {
+        CallObject { node: self.node.clone(), object: self.terms.id }
+    }
+
+    /// Appends bytes. Waits for room where the size was not declared. Not cancel-safe: drop the writer with the future.
+    ///
+    /// # Errors
+    /// More bytes than declared, no room, or the object has ended meanwhile (freed, expired).
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), TransferError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let total = self.written.saturating_add(bytes.len() as u64);
+        if let Some(declared) = self.declared
+            && total > declared
+        {
+            // Before the bytes take memory that nothing was reserved for.
+            return Err(WriteError::TooMuch { written: total, room: declared }.into());
+        }
+        self.take_room(total).await?;
+        if let Place::Heap(heap) = &mut self.place {
+            if total < self.node.config().heap_threshold_bytes || self.declared.is_some() {
+                heap.extend_from_slice(&bytes);
+                return self.wrote(total);
+            }
+            // It outgrows the heap: what it has so far goes first.
+            let before = std::mem::take(heap).freeze();
+            let memfd = Arc::new(Memfd::create("zipline-object")?);
+            self.stored.set_body(Body::Growing(Arc::clone(&memfd)));
+            self.place = Place::Memfd(memfd);
+            self.append(before, 0).await?;
+        }
+        self.append(bytes, self.written).await?;
+        self.wrote(total)
+    }
+
+    /// The last byte was written. From now on only readers, the owner and the clock end the object.
+    ///
+    /// # Errors
+    /// Fewer bytes than declared, or the object has ended meanwhile.
+    pub async fn finish(mut self) -> Result<Put, TransferError> {
+        let size = self.written;
+        if let Some(declared) = self.declared
+            && declared != size
+        {
+            return Err(WriteError::OtherSize { declared, written: size }.into());
+        }
+        let body = match &mut self.place {
+            Place::Heap(heap) => Body::Heap(std::mem::take(heap).freeze()),
+            Place::Memfd(memfd) => {
+                // Sealing looks at every page, and waits for readers that are just reading one.
+                let memfd = Arc::clone(memfd);
+                Body::Sealed(Arc::new(off_loop(u64::MAX, move || memfd.seal_shared()).await?))
+            }
+        };
+        if let (Body::Sealed(_), Some((block, sum))) = (&body, self.sums.tail()) {
+            self.stored.keep_sum(block, sum);
+        }
+        self.stored.set_body(body);
+        self.node.ledger().command(|holdings, _| holdings.finish(self.terms.id, size))?;
+        self.done = true;
+        self.stored.set_progress(Progress::Complete { size });
+        self.node.put_of(&self.terms, size)
+    }
+
+    async fn take_room(&mut self, total: u64) -> Result<(), TransferError> {
+        if total <= self.room {
+            return Ok(());
+        }
+        let step = self.room.clamp(GROW_BYTES_MIN, GROW_BYTES_MAX);
+        // The last step may not fit the whole buffer where the payload itself still does.
+        let wanted = self.room.saturating_add(step).max(total);
+        let wanted = wanted.min(self.node.config().buffer_bytes).max(total);
+        self.node.ledger().grow(self.terms.id, wanted, wanted - self.room).await?;
+        self.room = wanted;
+        Ok(())
+    }
+
+    /// Writes to the memfd and sums, on another thread where that takes long.
+    async fn append(&mut self, bytes: Bytes, offset: u64) -> Result<(), TransferError> {
+        let Place::Memfd(memfd) = &self.place else { return Ok(()) };
+        let memfd = Arc::clone(memfd);
+        let mut sums = self.sums.take();
+        let stored = Arc::clone(&self.stored);
+        let length = bytes.len() as u64;
+        self.sums = off_loop(length, move || {
+            memfd.write_all_at(&bytes, offset)?;
+            sums.update(&bytes, |block, sum| stored.keep_sum(block, sum));
+            Ok(sums)
+        })
+        .await?;
+        Ok(())
+    }
+
+    fn wrote(&mut self, total: u64) -> Result<(), TransferError> {
+        self.node.ledger().command(|holdings, _| holdings.written(self.terms.id, total))?;
+        let before = self.written;
+        self.written = total;
+        if matches!(self.place, Place::Memfd(_)) && total / BLOCK > before / BLOCK {
+            self.stored.set_progress(Progress::Writing { bytes: total - total % BLOCK });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.done {
+            self.node.ledger().command(|holdings, now| holdings.abort(self.terms.id, now));
+        }
+    }
+}
+
+/// The sums of an object's blocks, as its bytes pass by.
+#[derive(Debug)]
+struct BlockSums {
+    kind: SumKind,
+    running: RunningSum,
+    /// Bytes summed in all.
+    bytes: u64,
+}
+
+impl BlockSums {
+    fn new(kind: SumKind) -> Self {
+        Self { kind, running: kind.start(), bytes: 0 }
+    }
+
+    /// Moves the state out, for work on another thread; it comes back unless that fails, which ends the writer.
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.kind))
+    }
+
+    fn update(&mut self, mut bytes: &[u8], mut whole: impl FnMut(usize, Sum)) {
+        while !bytes.is_empty() {
+            let left = BLOCK - self.bytes % BLOCK;
+            let (now, later) = bytes.split_at(usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len()));
+            self.running.update(now);
+            self.bytes += now.len() as u64;
+            if self.bytes.is_multiple_of(BLOCK) {
+                let running = std::mem::replace(&mut self.running, self.kind.start());
+                whole(usize::try_from(self.bytes / BLOCK - 1).unwrap_or(usize::MAX), running.finish());
+            }
+            bytes = later;
+        }
+    }
+
+    /// The last block, if it is shorter than a whole one.
+    fn tail(&self) -> Option<(usize, Sum)> {
+        if self.bytes.is_multiple_of(BLOCK) {
+            return None;
+        }
+        Some((usize::try_from(self.bytes / BLOCK).ok()?, self.running.finish()))
+    }
+}
+
+/// Keeps the payload of a call; dropping it ends the object: the call's answer has come, or the call is given up.
+#[derive(Debug)]
+pub struct CallObject {
+    node: Node,
+    object: ObjectId,
+}
+
+impl Drop for CallObject {
+    fn drop(&mut self) {
+        self.node.ledger().command(|holdings, now| holdings.free(self.object, now));
+    }
+}
