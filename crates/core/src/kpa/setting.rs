@@ -55,6 +55,18 @@ pub enum SettingError {
     },
 }
 
+impl SettingError {
+    /// The annotation or key that can't be used.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Unreadable { name, .. }
+            | Self::OutOfRange { name, .. }
+            | Self::Contradiction { name, .. }
+            | Self::UnsupportedClass { name, .. } => name,
+        }
+    }
+}
+
 /// Every setting of one source that can't be used; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingErrors(pub Vec<SettingError>);

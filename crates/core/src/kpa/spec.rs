@@ -52,6 +52,16 @@ pub enum AnnotationWarning {
     },
 }
 
+impl AnnotationWarning {
+    /// The annotation.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Unknown { name } => name,
+            Self::TargetAboveConcurrency { .. } => "autoscaling.knative.dev/target",
+        }
+    }
+}
+
 /// Mistakes of a revision's annotations, each of [`SettingError`]'s kinds.
 pub type AnnotationErrors = SettingErrors;
 
