@@ -57,6 +57,9 @@ metrics! {
     DRAIN_LEFT_BYTES "zipline_drain_left_bytes" Gauge [] "Unread bytes at the end of a drain";
     ACTIVATOR_REQUESTS "zipline_activator_requests_total" Counter ["result"] "Requests through the local platform's activator: ok, overload, timeout, error";
     ACTIVATOR_BODY_BYTES "zipline_activator_body_bytes_total" Counter ["direction"] "Body bytes through the local platform's activator: in, out";
+    ACTIVATOR_WAITING "zipline_activator_waiting" Gauge [] "Requests waiting in the local platform's activator";
+    DIRECT_REQUESTS "zipline_direct_requests_total" Counter ["result"] "Requests that the local platform's ingress sent straight to an instance: ok, overload, timeout, error";
+    DIRECT_BODY_BYTES "zipline_direct_body_bytes_total" Counter ["direction"] "Body bytes past the local platform's activator: in, out";
     INSTANCES "zipline_instances" Gauge ["state"] "Instances of the local platform: starting, ready, stopping";
     INSTANCE_STARTS "zipline_instance_starts_total" Counter [] "Instances started by the local platform";
     INSTANCE_CRASHES "zipline_instance_crashes_total" Counter [] "Instances that ended without being asked to";
