@@ -56,7 +56,5 @@ pub const EGRESS_CONNECTIONS_MAX: usize = 1024;
 pub const PEERS_KNOWN_MAX: usize = 4096;
 /// How long a service is remembered to have a queue-proxy of ours, in milliseconds.
 pub const PEER_KNOWN_MS: u64 = 60_000;
-/// Bytes of a key ring.
-pub const KEYS_BYTES_MAX: usize = 64 * 1024;
 
 const _: () = assert!(MESSAGE_INLINE_BYTES_MAX.div_ceil(3) * 4 < MESSAGE_BYTES_MAX, "an inline payload fits its message");

@@ -394,6 +394,13 @@ pub struct CallObject {
     object: ObjectId,
 }
 
+impl CallObject {
+    /// Whether somebody reads the object now.
+    pub fn is_being_read(&self) -> bool {
+        self.node.ledger().command(|holdings, _| holdings.is_being_read(self.object))
+    }
+}
+
 impl Drop for CallObject {
     fn drop(&mut self) {
         self.node.ledger().command(|holdings, now| holdings.free(self.object, now));

@@ -1,16 +1,67 @@
 //! Zipline's side of the queue-proxy: references resolved into requests, the local API, the descriptor channel, the
 //! egress, invocations, and the pull port. The ingress knows it through [`Zipline`] alone.
+//!
+//! ```text
+//! ingress ──► resolve ─────────┐            ┌─► zipline_transfer::Node ◄─► other proxies
+//! function ─► api, descriptors ┼─ (tickets) ┤
+//!          └► egress ──► call ─┘            └─► upstream: ingress, services, the world
+//! ```
+//!
+//! [`problem`] is the one place where an error becomes an answer. What Zipline needs from the configuration is read in
+//! [`start`]; nothing here reads the environment.
 
-use std::sync::Arc;
+mod api;
+mod body;
+mod call;
+mod counters;
+mod descriptors;
+mod door;
+mod egress;
+mod keys;
+mod memory_limit;
+mod metrics;
+mod peers;
+mod problem;
+mod reading;
+mod resolve;
+mod rfc3339;
+mod service;
+mod start;
+mod tasks;
+mod tickets;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::request::Parts;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use zipline_core::object::Census;
+use zipline_transfer::Node;
 
+pub use self::api::listen::ListenError;
+pub use self::keys::KeysError;
+pub use self::start::StartError;
+
+use self::counters::Counters;
+use self::resolve::Resolver;
+use self::tasks::Tasks;
 use crate::config::Config;
 use crate::payload::{Payload, Refusal};
 
+/// At the end, acknowledgements that are on their way are awaited for so long.
+const LAST_ACKNOWLEDGEMENTS: Duration = Duration::from_secs(1);
+
 /// Everything Zipline adds to this instance. Lives as long as the process; its listeners end in [`Zipline::finish`].
-pub struct Zipline {}
+pub struct Zipline {
+    node: Node,
+    resolver: Resolver,
+    acknowledgements: Arc<Tasks>,
+    counters: Arc<Counters>,
+    /// The doors' tasks, and the one that follows the key ring.
+    doors: Mutex<JoinSet<()>>,
+}
 
 /// What this instance holds and does for others at this moment; the admin port's `/zipline/status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,8 +85,8 @@ impl Zipline {
     ///
     /// # Errors
     /// The door that can't be opened, with its address and the reason.
-    pub async fn start(_config: &Arc<Config>) -> Result<Self, StartError> {
-        Ok(Self {})
+    pub async fn start(config: &Arc<Config>) -> Result<Self, StartError> {
+        start::start(config).await
     }
 
     /// Puts the payload that a request refers to in the place of its empty body.
@@ -46,30 +97,56 @@ impl Zipline {
     ///
     /// # Errors
     /// The answer for the client; the function has seen nothing.
-    pub async fn resolve(&self, _head: &mut Parts, _taken: &HeaderMap, _has_body: bool) -> Result<Payload, Refusal> {
-        std::future::pending().await
+    pub async fn resolve(&self, head: &mut Parts, taken: &HeaderMap, has_body: bool) -> Result<Payload, Refusal> {
+        self.resolver.resolve(head, taken, has_body).await
     }
 
     /// What is held, for statistics (the hold of an idle instance), `/zipline/status` and the drain.
     pub fn held(&self) -> Held {
-        Held::default()
+        let counted = self.node.counters();
+        held(&self.node.census(), counted.connections_served + counted.connections_made)
     }
 
     /// SIGTERM came: no new puts from here on; everything held stays readable.
-    pub fn quiesce(&self) {}
+    pub fn quiesce(&self) {
+        self.node.drain();
+    }
 
     /// Returns once nothing is held any more: all acknowledged, released, expired or stored.
-    pub async fn drained(&self) {}
+    pub async fn drained(&self) {
+        self.node.unheld().await;
+    }
 
     /// Ends the listeners and what they serve. What is still held is given up, by count and bytes in the answer.
     pub async fn finish(&self) -> Held {
-        self.held()
+        let mut doors = std::mem::take(&mut *self.doors.lock().unwrap_or_else(PoisonError::into_inner));
+        doors.shutdown().await;
+        if timeout(LAST_ACKNOWLEDGEMENTS, self.acknowledgements.finished()).await.is_err() {
+            tracing::warn!("acknowledgements were still on their way at the end; their payloads may be read again");
+        }
+        held(&self.node.stop().await, 0)
     }
 
     /// Appends Zipline's own metrics in Prometheus' text format.
-    pub fn write_metrics(&self, _text: &mut String) {}
+    pub fn write_metrics(&self, text: &mut String) {
+        let snapshot = metrics::Snapshot {
+            census: self.node.census(),
+            counts: self.node.counts(),
+            counted: self.node.counters(),
+            buffer_limit_bytes: self.node.config().buffer_bytes,
+            counters: &self.counters,
+        };
+        snapshot.write(text);
+    }
 }
 
-/// Why Zipline's doors can't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {}
+fn held(census: &Census, pull_connections: usize) -> Held {
+    Held {
+        held_bytes: census.bytes,
+        held_objects: census.objects as u64,
+        leases: census.leases as u64,
+        waiters: census.waiters as u64,
+        receiving_bytes: census.receiving_bytes,
+        pull_connections: pull_connections as u64,
+    }
+}

@@ -1,0 +1,78 @@
+//! The body of a call's answer, and what goes on until it ends.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body_util::BodyExt;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::zipline::body::{Body, BodyError};
+
+/// When a call must be over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// `limit` from now.
+    pub(crate) fn after(limit: Duration) -> Self {
+        Self { at: Instant::now() + limit, limit }
+    }
+
+    /// The moment itself.
+    pub(crate) fn at(self) -> Instant {
+        self.at
+    }
+
+    /// The whole limit in seconds.
+    pub(crate) fn limit_seconds(self) -> u64 {
+        self.limit.as_secs()
+    }
+}
+
+/// An answer's body that is cut at the call's deadline, beside which something else goes on.
+struct AnswerBody {
+    incoming: Incoming,
+    deadline: Deadline,
+    alarm: Pin<Box<Sleep>>,
+    beside: Option<BoxFuture<'static, ()>>,
+}
+
+/// The body as it comes, cut at `deadline`. `beside` is driven until it or the body ends, and dropped then.
+pub(crate) fn until(incoming: Incoming, deadline: Deadline, beside: Option<BoxFuture<'static, ()>>) -> Body {
+    let alarm = Box::pin(sleep_until(deadline.at()));
+    AnswerBody { incoming, deadline, alarm, beside }.boxed_unsync()
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.beside.as_mut().is_some_and(|beside| beside.as_mut().poll(cx).is_ready()) {
+            self.beside = None;
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Connection)));
+        }
+        match self.alarm.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Some(Err(BodyError::Deadline(self.deadline.limit_seconds())))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

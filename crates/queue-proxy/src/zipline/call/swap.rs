@@ -1,0 +1,131 @@
+//! A call's body swapped for a reference, while it is still arriving.
+//!
+//! The head travels at once with a reference to an object whose bytes the function is still sending; the callee's proxy
+//! pulls them as they come. The object belongs to the call: it is freed when the answer's head arrives, or the call
+//! fails, times out or is given up. An answer that comes before the upload is through ends the upload if it is a
+//! refusal; otherwise both go on, as they would inline, and the object stays until the answer's body ends.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::timeout_at;
+use zipline_contract::{ErrorCode, headers};
+use zipline_core::object::Owner;
+use zipline_core::pull::HeaderText;
+use zipline_core::reference::{Narrowing, Receiver};
+use zipline_transfer::{CallObject, Node, PutOptions, Writer};
+
+use super::answer::{self, Deadline};
+use super::{Calls, Origin, Retain, timed_out};
+use crate::zipline::body::{self, Body};
+use crate::zipline::problem::Problem;
+use crate::zipline::service::Service;
+
+/// What is known of a body before it is swapped.
+pub(super) struct Swap<'a> {
+    pub(super) service: &'a Service,
+    pub(super) length: u64,
+    pub(super) retain: Retain,
+    pub(super) origin: Origin,
+}
+
+impl Calls {
+    pub(super) async fn swap(&self, mut head: Parts, body: Incoming, swap: Swap<'_>) -> Result<Response<Body>, Problem> {
+        let deadline = Deadline::after(self.settings.timeout);
+        let (writer, object) = match self.object(&head, &swap).await {
+            Ok(opened) => opened,
+            Err(problem) if swap.origin == Origin::Invoke => return Err(problem),
+            Err(problem) => {
+                tracing::info!(error = problem.code.name(), detail = %problem.detail, "a body could not be buffered and goes inline");
+                let response = self.send(Request::from_parts(head, body::passed_on(body)), None).await?;
+                return Ok(super::switch(response, None, &Default::default()).map(body::passed_on));
+            }
+        };
+        self.counters.swap_out();
+        head.headers.insert(HeaderName::from_static(headers::REFERENCE), token_header(writer.reference()?.as_str())?);
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+        head.headers.remove(EXPECT); // The local proxy says `100 Continue` itself, when it begins to read.
+        let mut upload: BoxFuture<'static, Result<(), Problem>> = Box::pin(upload(body, writer, swap.length));
+        let mut sent = Box::pin(timeout_at(deadline.at(), self.upstream.send(Request::from_parts(head, body::empty()))));
+        let (answered, unfinished) = tokio::select! {
+            uploaded = &mut upload => {
+                uploaded?;
+                (sent.await, None)
+            }
+            answered = &mut sent => (answered, Some(upload)),
+        };
+        let response = super::switch(answered.unwrap_or_else(|_| Err(timed_out(deadline)))?, None, &Default::default());
+        let goes_on = response.status().is_success() && (unfinished.is_some() || object.is_being_read());
+        let beside = goes_on.then(|| beside(unfinished, object));
+        Ok(response.map(|incoming| answer::until(incoming, deadline, beside)))
+    }
+
+    async fn object(&self, head: &Parts, swap: &Swap<'_>) -> Result<(Writer, CallObject), Problem> {
+        let content_type =
+            head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).and_then(HeaderText::content_type);
+        let owner = match swap.retain {
+            Retain::Call => Owner::Call,
+            Retain::Retrieval => Owner::CallUntilRetrieved,
+        };
+        let options = PutOptions {
+            owner,
+            ttl: Some(self.settings.timeout.min(self.node.config().ttl_max)),
+            content_type,
+            receiver: Some(receiver(swap.service)?),
+            size: Some(swap.length),
+            ..PutOptions::default()
+        };
+        let writer = self.node.put(options).await?;
+        let object = writer.call_object();
+        Ok((writer, object))
+    }
+}
+
+/// Goes on with the upload, then keeps the object until it is dropped with the answer's body.
+fn beside(unfinished: Option<BoxFuture<'static, Result<(), Problem>>>, object: CallObject) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let _object = object;
+        if let Some(upload) = unfinished
+            && let Err(problem) = upload.await
+        {
+            tracing::debug!(error = problem.code.name(), detail = %problem.detail, "an upload broke off after its answer began");
+        }
+        std::future::pending().await
+    })
+}
+
+/// Writes a body into an object. Dropped, or with a body that breaks off, it aborts the object.
+async fn upload(mut body: Incoming, mut writer: Writer, length: u64) -> Result<(), Problem> {
+    while let Some(frame) = body.frame().await {
+        let cut = |error: hyper::Error| {
+            Problem::new(ErrorCode::PayloadAborted, format!("the body of {length} bytes broke off: {error}"))
+        };
+        if let Ok(bytes) = frame.map_err(cut)?.into_data() {
+            write(&mut writer, bytes).await?;
+        }
+    }
+    writer.finish().await?;
+    Ok(())
+}
+
+async fn write(writer: &mut Writer, bytes: Bytes) -> Result<(), Problem> {
+    Ok(writer.write(bytes).await?)
+}
+
+/// A reference that only this service may resolve.
+pub(super) fn narrowed(node: &Node, reference: &str, service: &Service) -> Result<HeaderValue, Problem> {
+    let narrowing = Narrowing { receiver: Some(receiver(service)?), ..Narrowing::default() };
+    token_header(node.narrow(reference, narrowing)?.as_str())
+}
+
+fn receiver(service: &Service) -> Result<Receiver, Problem> {
+    service.receiver().parse().map_err(|error| Problem::invalid(format!("{service}: {error}")))
+}
+
+fn token_header(token: &str) -> Result<HeaderValue, Problem> {
+    HeaderValue::from_str(token).map_err(|error| Problem::invalid(format!("the reference: {error}")))
+}
