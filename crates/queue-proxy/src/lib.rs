@@ -1,11 +1,23 @@
 //! The sidecar of one function instance.
 //!
-//! The way of a request, outermost first, as Knative's contract orders it: the ingress accepts it, answers probes,
-//! counts it, takes a slot of the breaker, lets [`zipline`] put a referred payload in the place of an
-//! empty body, and hands it to the function. Everything that is not a request to the function has a door of its own: `admin`,
-//! statistics and metrics.
+//! The way of a request, outermost first, as Knative's contract orders it: [`ingress`] accepts it, answers probes (with
+//! [`probe`]), counts it ([`drain`], [`statistics`]), takes a slot of the [`breaker`], lets [`zipline`] put a referred payload in
+//! the place of an empty body, and hands it to the function ([`upstream`]). Everything that is not a request to the function has a
+//! door of its own ([`admin`]). [`run`] starts and ends it all.
 #![forbid(unsafe_code)]
 
+pub mod admin;
+pub mod breaker;
+pub mod clock;
 pub mod config;
+pub mod drain;
+pub mod http1;
+pub mod ingress;
+pub mod instance;
+pub mod metrics;
 pub mod payload;
+pub mod probe;
+pub mod run;
+pub mod statistics;
+pub mod upstream;
 pub mod zipline;

@@ -1,19 +1,49 @@
 //! The sidecar of one function instance.
-#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
 use zipline_queue_proxy::config::{Config, Variables};
+use zipline_queue_proxy::run::{Ended, run};
 
 /// `EX_CONFIG` of sysexits: the configuration can't be used.
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
-    match Config::parse(&Variables::of_process()) {
-        Ok(_) => ExitCode::SUCCESS,
+    let config = match Config::parse(&Variables::of_process()) {
+        Ok(config) => Arc::new(config),
         Err(error) => {
             eprintln!("zipline-queue-proxy: {error}");
-            ExitCode::from(EXIT_CONFIG)
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let filter = EnvFilter::new(config.log_filter());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let outcome = runtime(config.zipline.worker_threads).map_err(Into::into).and_then(|runtime| {
+        let outcome = runtime.block_on(run(Arc::clone(&config)));
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(Ended::Drained(_)) => ExitCode::SUCCESS,
+        Ok(Ended::Interrupted) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("zipline-queue-proxy: {error}");
+            ExitCode::FAILURE
         }
     }
+}
+
+/// One thread needs no locks between tasks and no wake-ups between threads: it is the fastest way to serve one function.
+fn runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = if threads <= 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build()
 }

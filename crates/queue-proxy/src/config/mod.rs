@@ -62,6 +62,17 @@ impl Config {
         let revision = self.sidecar.as_ref().map(|sidecar| sidecar.timeouts.whole);
         self.zipline.grace.or(revision).unwrap_or(DEFAULT)
     }
+
+    /// What is logged: `ZIPLINE_LOG`, or else what Knative's logging level says, or else `info`.
+    pub fn log_filter(&self) -> &str {
+        let level = self.sidecar.as_ref().map_or("", |sidecar| &sidecar.logging_level);
+        let named = match level {
+            "debug" | "info" | "warn" | "error" => level,
+            "dpanic" | "panic" | "fatal" => "error",
+            _ => zipline_contract::settings::LOG.default,
+        };
+        self.zipline.log.as_deref().unwrap_or(named)
+    }
 }
 
 #[cfg(test)]

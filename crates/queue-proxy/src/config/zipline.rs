@@ -139,7 +139,8 @@ pub struct Zipline {
     /// `None`: the revision's timeout; see [`Config::grace`](super::Config::grace).
     pub grace: Option<Duration>,
     pub worker_threads: usize,
-    pub log: String,
+    /// `None`: not set; see [`Config::log_filter`](super::Config::log_filter).
+    pub log: Option<String>,
 }
 
 impl Zipline {
@@ -185,7 +186,7 @@ impl Zipline {
             drain_quiet: r.seconds(&settings::DRAIN_QUIET_SECONDS),
             grace: r.optional_seconds(&settings::GRACE_SECONDS),
             worker_threads: r.count(&settings::WORKER_THREADS),
-            log: r.setting(&settings::LOG).to_owned(),
+            log: log(r),
         }
     }
 }
@@ -202,6 +203,14 @@ fn one_of<T: Copy>(r: &mut Reader<'_>, setting: &settings::Setting, known: &[(&s
     let expected = format!("one of {}", names.join(", "));
     r.setting_as(setting, &expected, |text| known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value))
         .unwrap_or(known[0].1)
+}
+
+fn log(r: &mut Reader<'_>) -> Option<String> {
+    let text = r.text(settings::LOG.variable);
+    if tracing_subscriber::EnvFilter::try_new(text).is_err() {
+        r.unreadable(settings::LOG.variable, text, "a log filter such as `info` or `zipline_queue_proxy=debug,warn`");
+    }
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn api_socket(text: &str) -> Option<ApiSocket> {

@@ -1,0 +1,170 @@
+//! A queue-proxy from its start to its end.
+//!
+//! All ports are bound before any is served. Then one future serves requests, one drives the drain, and signals feed it. When
+//! the drain is over, whatever still runs is dropped, which ends it.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use zipline_contract::doors;
+use zipline_core::drain::{DrainLimits, Ending, Held};
+
+use crate::admin::{Admin, Doors};
+use crate::clock::Clock;
+use crate::config::{Config, MetricsProtocol};
+use crate::drain::Drain;
+use crate::ingress::{BindError, Listener};
+use crate::instance::Instance;
+use crate::zipline::{StartError, Zipline};
+
+/// Why a queue-proxy could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A port can't be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// One of Zipline's doors can't be opened.
+    #[error(transparent)]
+    Zipline(#[from] StartError),
+    /// The system has no thread, event queue or signal handler left.
+    #[error("the system refuses what every program needs: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// How a queue-proxy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By a drain, with what was left undone.
+    Drained(Ending),
+    /// By a second signal, in the middle of the drain.
+    Interrupted,
+}
+
+/// Runs until the drain that a signal begins is over.
+///
+/// # Errors
+/// The start failed; nothing was served.
+pub async fn run(config: Arc<Config>) -> Result<Ended, RunError> {
+    let signals = Signals::catch()?;
+    let clock = Clock::start();
+    let limits = DrainLimits { quiet: config.zipline.drain_quiet, grace: config.grace() };
+    let drain = Drain::new(limits, clock);
+    let bound = Bound::open(&config)?;
+    let zipline = Arc::new(Zipline::start(&config).await?);
+    let instance =
+        config.sidecar.as_ref().map(|sidecar| Instance::new(&config, sidecar, clock, Arc::clone(&drain), Arc::clone(&zipline)));
+    Admin::new(&config, Arc::clone(&drain), Arc::clone(&zipline), instance.clone()).serve(bound.doors)?;
+    warn_about_certificates();
+    tracing::info!(namespace = config.identity.namespace, pod = config.identity.pod, "serving");
+
+    let ended = tokio::select! {
+        ending = drain.run() => Ended::Drained(ending),
+        () = terminate(signals, &drain, &zipline) => Ended::Interrupted,
+        never = requests(instance, bound.requests) => match never {},
+    };
+    let left = zipline.finish().await;
+    let left = Held { objects: left.held_objects, bytes: left.held_bytes };
+    let ended = match ended {
+        Ended::Drained(ending) => Ended::Drained(Ending { held: left, ..ending }),
+        Ended::Interrupted => Ended::Interrupted,
+    };
+    report(ended, left);
+    Ok(ended)
+}
+
+/// Serves requests, if there is a function for them, for as long as this is polled.
+async fn requests(instance: Option<Arc<Instance>>, listener: Option<Listener>) -> Infallible {
+    if let (Some(instance), Some(listener)) = (instance, listener) {
+        tokio::join!(listener.serve(Arc::clone(&instance)), instance.upstream.http1.expire());
+    }
+    std::future::pending().await
+}
+
+/// Begins the drain at the first signal; returns at the second.
+async fn terminate(mut signals: Signals, drain: &Drain, zipline: &Zipline) {
+    let held = || {
+        let held = zipline.held();
+        Held { objects: held.held_objects, bytes: held.held_bytes }
+    };
+    signals.next().await;
+    tracing::info!("a signal: draining");
+    zipline.quiesce();
+    drain.holds(held()); // Before the drain begins: it may be over at once.
+    drain.terminate();
+    tokio::select! {
+        () = signals.next() => return,
+        () = zipline.drained() => drain.holds(Held::default()),
+    }
+    signals.next().await;
+}
+
+fn report(ended: Ended, left: Held) {
+    match ended {
+        Ended::Drained(ending) if ending.is_clean() => tracing::info!("drained, nothing is left"),
+        Ended::Drained(ending) => tracing::warn!(
+            requests = ending.requests,
+            upgraded = ending.upgraded,
+            held.objects = left.objects,
+            held.bytes = left.bytes,
+            "the drain ended with something left"
+        ),
+        Ended::Interrupted => {
+            tracing::warn!(held.objects = left.objects, held.bytes = left.bytes, "a second signal ended the drain");
+        }
+    }
+}
+
+fn warn_about_certificates() {
+    /// Where Knative mounts them when system-internal TLS is on.
+    const CERTIFICATE: &str = "/var/lib/knative/certs/tls.crt";
+    if Path::new(CERTIFICATE).exists() {
+        tracing::warn!("certificates are mounted, but the TLS port is not served by this release: turn system-internal-tls off");
+    }
+}
+
+/// The ports that are open.
+struct Bound {
+    requests: Option<Listener>,
+    doors: Doors,
+}
+
+impl Bound {
+    fn open(config: &Config) -> Result<Self, BindError> {
+        let address = config.zipline.bind;
+        let open = |door, port| Listener::bind(door, address, port);
+        let sidecar = config.sidecar.as_ref();
+        let user_metrics = sidecar
+            .map(|sidecar| &sidecar.observability)
+            .filter(|observability| observability.request_metrics == MetricsProtocol::Prometheus)
+            .map(|observability| observability.request_metrics_port.unwrap_or(doors::USER_METRICS));
+        Ok(Self {
+            requests: sidecar.map(|sidecar| open("request", sidecar.door.port)).transpose()?,
+            doors: Doors {
+                admin: open("admin", doors::ADMIN)?,
+                statistics: sidecar.map(|_| open("statistics", doors::STATISTICS)).transpose()?,
+                user_metrics: user_metrics.map(|port| open("user metrics", port)).transpose()?,
+            },
+        })
+    }
+}
+
+/// The signals that end a program politely.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What the autoscaler is told: requests in flight and requests a second, cut each second, served as Knative's `Stat`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use prost::Message;
+use zipline_core::stats::{REPORT_INTERVAL, RequestEvent, RequestStats, Stat};
+use zipline_core::time::Monotonic;
+
+use crate::clock::Clock;
+
+/// Requests in flight, and the last report made of them.
+#[derive(Debug)]
+pub struct Statistics {
+    clock: Clock,
+    pod: String,
+    requests: Mutex<RequestStats>,
+    in_flight: AtomicUsize,
+    latest: Mutex<Stat>,
+}
+
+impl Statistics {
+    /// Statistics of a pod that begin now.
+    pub fn new(pod: &str, clock: Clock) -> Self {
+        Self {
+            clock,
+            pod: pod.to_owned(),
+            requests: Mutex::new(RequestStats::new(clock.now())),
+            in_flight: AtomicUsize::new(0),
+            latest: Mutex::new(Stat { pod_name: pod.to_owned(), ..Stat::default() }),
+        }
+    }
+
+    /// Takes note of a request that came or went.
+    pub fn note(&self, now: Monotonic, event: RequestEvent) {
+        match event {
+            RequestEvent::ReqIn | RequestEvent::ProxiedIn => self.in_flight.fetch_add(1, Ordering::Relaxed),
+            RequestEvent::ReqOut | RequestEvent::ProxiedOut => self.in_flight.fetch_sub(1, Ordering::Relaxed),
+        };
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).handle_event(now, event);
+    }
+
+    /// Requests in flight now.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Cuts a report over the time since the last one, which should be [`REPORT_INTERVAL`].
+    pub fn cut(&self, held_objects: u64) {
+        let now = self.clock.now();
+        let report = self.requests.lock().unwrap_or_else(PoisonError::into_inner).report(now);
+        let uptime = now.since_origin();
+        let stat = Stat::of_instance(&*self.pod, &report, REPORT_INTERVAL, uptime).holding(held_objects);
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = stat;
+    }
+
+    /// The last report, as it goes over the wire.
+    pub fn message(&self) -> Vec<u8> {
+        let stat = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        StatMessage::from(stat).encode_to_vec()
+    }
+}
+
+/// Knative's `Stat` message (`pkg/autoscaler/metrics/stat.proto`).
+#[derive(Clone, PartialEq, Message)]
+struct StatMessage {
+    #[prost(string, tag = "1")]
+    pod_name: String,
+    #[prost(double, tag = "2")]
+    average_concurrent_requests: f64,
+    #[prost(double, tag = "3")]
+    average_proxied_concurrent_requests: f64,
+    #[prost(double, tag = "4")]
+    request_count: f64,
+    #[prost(double, tag = "5")]
+    proxied_request_count: f64,
+    #[prost(double, tag = "6")]
+    process_uptime: f64,
+    #[prost(int64, tag = "7")]
+    timestamp: i64,
+}
+
+impl From<Stat> for StatMessage {
+    fn from(stat: Stat) -> Self {
+        Self {
+            pod_name: stat.pod_name,
+            average_concurrent_requests: stat.average_concurrent_requests,
+            average_proxied_concurrent_requests: stat.average_proxied_concurrent_requests,
+            request_count: stat.request_count,
+            proxied_request_count: stat.proxied_request_count,
+            process_uptime: stat.process_uptime,
+            timestamp: stat.timestamp,
+        }
+    }
+}
