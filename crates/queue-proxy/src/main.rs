@@ -1,4 +1,5 @@
 //! The sidecar of one function instance.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::sync::Arc;
