@@ -389,9 +389,6 @@ impl World {
             if held.active.remove(&lease).is_none() {
                 self.ledger.counted_late += 1;
             }
-            // Cut hand-overs of the same slot are not told by an effect.
-            let slot = *slot;
-            held.active.retain(|other, via| slot.is_none() || held.slot_of[other] != slot || *via == Via::Pull);
         }
         let counted = answer.is_ok();
         self.settle_expiry();

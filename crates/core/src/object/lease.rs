@@ -99,7 +99,7 @@ pub(super) enum Acknowledgement {
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     by_id: BTreeMap<LeaseId, Lease>,
-    /// Active leases that have a slot.
+    /// Active pulls that have a slot. A hand-over is not cut: its reader has the bytes, and keeps the lease until it lets go.
     by_slot: BTreeSet<(u32, LeaseId)>,
     /// Slots that were retrieved.
     slots_retrieved: BTreeSet<u32>,
@@ -147,7 +147,7 @@ impl Leases {
         self.attempts_used += 1;
         let state = LeaseState::Active { lapse_at, timer_at: lapse_at };
         self.by_id.insert(request.lease, Lease { state, slot: request.slot, via: request.via, resumes: 0 });
-        if let Some(slot) = request.slot {
+        if let (Some(slot), Via::Pull) = (request.slot, request.via) {
             self.by_slot.insert((slot, request.lease));
         }
         Ok(Granted::New { lapse_at })
@@ -198,11 +198,11 @@ impl Leases {
         self.end(id, LeaseState::Released)
     }
 
-    /// Cuts one active read of `slot`, if there is one.
-    pub(super) fn cut_one_of(&mut self, slot: u32) -> Option<(LeaseId, Monotonic, Via)> {
-        let (_, id) = *self.by_slot.range((slot, LeaseId::from_bytes([0; 16]))..).next().filter(|(of, _)| *of == slot)?;
-        let via = self.by_id.get(&id).map_or(Via::Pull, |lease| lease.via);
-        self.end(id, LeaseState::Cut).map(|timer_at| (id, timer_at, via))
+    /// Cuts one active pull of `slot`, if there is one: which, and when its timer was due.
+    pub(super) fn cut_one_of(&mut self, slot: u32) -> Option<(LeaseId, Monotonic)> {
+        let first = (slot, LeaseId::from_bytes([0; LeaseId::BYTES]));
+        let (_, id) = *self.by_slot.range(first..).next().filter(|(of, _)| *of == slot)?;
+        self.end(id, LeaseState::Cut).map(|timer_at| (id, timer_at))
     }
 
     /// Every active lease, with the time its timer is set to.

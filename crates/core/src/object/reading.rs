@@ -144,13 +144,11 @@ impl<P> Holdings<P> {
 
     fn cut_slot(&mut self, id: ObjectId, slot: u32) {
         let Some(object) = self.objects.get_mut(&id) else { return };
-        while let Some((lease, timer_at, via)) = object.leases.cut_one_of(slot) {
+        while let Some((lease, timer_at)) = object.leases.cut_one_of(slot) {
             self.leases -= 1;
             self.counts.leases_cut += 1;
             self.lapses.remove(&(timer_at, id, lease));
-            if via == Via::Pull {
-                self.effects.push_back(Effect::Cut { object: id, lease, why: CutReason::SlotRetrieved });
-            }
+            self.effects.push_back(Effect::Cut { object: id, lease, why: CutReason::SlotRetrieved });
         }
     }
 

@@ -13,6 +13,7 @@
 //! and lease ids. What an object grants is decided in `object`.
 
 mod answer;
+mod failure;
 mod mac;
 mod nonces;
 mod peers;
@@ -24,14 +25,15 @@ mod request;
 mod sum;
 
 pub use answer::{AnswerError, AnswerHead, AnswerRange, HeaderText, LastByte, ObjectSize};
+pub use failure::{PullError, verified};
 pub use mac::{MAC_BYTES, Mac};
 pub use nonces::{Nonce, NonceRefusal, NonceWindow};
 pub use peers::{ForbiddenReason, Network, NetworkError, PEER_NETWORKS_MAX, PeerForbidden, PeerPolicy, PeerPolicyError};
 pub use plan::{Planned, RecordPlan, Written};
 pub use range::{ByteRange, RangeError, Span};
 pub use reader::{
-    AwaitingBytes, AwaitingHead, AwaitingRecord, BytesStep, DeliveredStep, Finished, PullError, PullReader, REASKS_MAX,
-    ReaderLimits, RecordStep, Verified, Wanted, verified,
+    AwaitingBytes, AwaitingHead, AwaitingRecord, BytesStep, DeliveredStep, Finished, PullReader, REASKS_MAX, ReaderLimits,
+    RecordStep, Verified, Wanted,
 };
 pub use record::{RECORD_MAC_BYTES, RecordChain, RecordError, RecordHead, RecordKind};
 pub use request::{Authenticated, PullMethod, PullRequest, Refusal, RequestError, SignedRequest};
