@@ -337,6 +337,23 @@ fn a_writer_that_needs_more_goes_before_new_puts() {
 }
 
 #[test]
+fn a_writer_that_waits_for_more_is_told_when_its_time_is_over() {
+    let mut h = holdings();
+    hold(&mut h, 1, 600, put(1));
+    assert_eq!(h.reserve(object(2), 400, at(0)), Ok(Admission::Admitted));
+    h.insert(object(2), new(put(1), None), "payload", at(0)).unwrap();
+    assert_eq!(h.grow(object(2), 500, at(1)), Ok(Admission::Waiting));
+    assert_eq!(h.reserve(object(3), 500, at(0)), Ok(Admission::Waiting));
+    assert_eq!(h.next_timeout(), Some(at(5).mono));
+    run_timer(&mut h, at(5));
+    assert!(matches!(effects(&mut h)[..], [Effect::Refused(id, Refusal::Full { .. })] if id == object(3)));
+    assert_eq!(h.next_timeout(), Some(at(6).mono));
+    run_timer(&mut h, at(6));
+    assert!(matches!(effects(&mut h)[..], [Effect::Refused(id, Refusal::Full { .. })] if id == object(2)));
+    assert_eq!(h.census().writers, 1, "what becomes of its object is the driver's to say");
+}
+
+#[test]
 fn a_writer_that_waits_is_told_when_its_object_ends() {
     let mut h = holdings();
     hold(&mut h, 1, 600, put(1));
@@ -362,6 +379,20 @@ fn memory_that_a_reader_on_this_machine_maps_stays_charged_until_its_connection_
     h.release(object(1), lease(1));
     assert_eq!(effects(&mut h), [Effect::Admitted(object(2))]);
     assert_eq!(h.census().lingering_bytes, 0);
+}
+
+#[test]
+fn a_reader_by_descriptor_keeps_its_lease_when_another_retrieves_its_slot() {
+    let mut h = holdings();
+    hold(&mut h, 1, 700, put(2));
+    h.grant(object(1), LeaseRequest { via: Via::Handover, ..slot_read(1, 0) }, at(0)).unwrap();
+    h.grant(object(1), slot_read(2, 0), at(0)).unwrap();
+    assert_eq!(h.acknowledge(object(1), lease(2), at(1)), Ok(Acknowledged::Counted));
+    assert!(h.acknowledge(object(1), lease(1), at(1)).is_err(), "its acknowledgement does not count");
+    h.free(object(1), at(2));
+    assert_eq!(h.census().lingering_bytes, 700);
+    h.release(object(1), lease(1));
+    assert_eq!(h.census(), Census::EMPTY);
 }
 
 #[test]

@@ -452,10 +452,12 @@ proptest! {
     fn a_plan_sends_every_byte_once_in_records_that_end_where_blocks_do(
         size in 0..4 * MIB, first_part in 0..=1000_u64, limit_part in 0..=1100_u64,
         steps in prop::collection::vec(0..=1000_u64, 0..5),
+        near in prop::collection::vec((0..4_u64, -2..=2_i64), 0..4),
     ) {
         let first = size * first_part / 1000;
         let limit = if limit_part > 1000 { u64::MAX } else { (size * limit_part / 1000).max(first) };
-        let mut steps: Vec<u64> = steps.into_iter().map(|part| size * part / 1000).collect();
+        let near = near.into_iter().map(|(block, off)| (block * MIB).saturating_add_signed(off).min(size));
+        let mut steps: Vec<u64> = steps.into_iter().map(|part| size * part / 1000).chain(near).collect();
         steps.sort_unstable();
         let mut states: Vec<Written> = steps.into_iter().map(|bytes| Written { bytes, complete: false }).collect();
         states.push(Written { bytes: size, complete: true });

@@ -366,6 +366,57 @@ fn an_answer_that_contradicts_the_question_is_refused() {
     }
 }
 
+/// What becomes of a genuine record as the first of a body of `span` and `size`.
+fn first_record(span: Span, size: ObjectSize, record: &RecordHead) -> Result<&'static str, ErrorCode> {
+    let key = key();
+    let reader = PullReader::new(wanted(span, size.known(), SumKind::Crc32c), LIMITS, Monotonic::ZERO);
+    let (request, mac, awaiting) = reader.ask(&key, NOW, Nonce::from_bytes([1; 16]));
+    let head = AnswerHead {
+        size: Some(size),
+        sum: Some(SumKind::Crc32c),
+        range: request.range.map(|_| AnswerRange::of(span, size)),
+        ..AnswerHead::bare(if request.range.is_some() { 206 } else { 200 }, request.epoch)
+    };
+    let mac = head.sign(&key, &mac, request.object);
+    let wire = RecordChain::new(&key, mac).seal(record);
+    match awaiting.head(&head, Some(&mac)).unwrap().record(&wire) {
+        RecordStep::Bytes(_) => Ok("bytes"),
+        RecordStep::Heartbeat(_) => Ok("heartbeat"),
+        RecordStep::Finished(_) => Ok("finished"),
+        RecordStep::Again(_) => Ok("again"),
+        RecordStep::Failed(error) => Err(error.code()),
+    }
+}
+
+#[test]
+fn a_genuine_record_that_cannot_be_is_refused_before_its_payload() {
+    let known = |size| (Span::WHOLE, ObjectSize::Known(size));
+    let unknown = (Span::WHOLE, ObjectSize::Unknown);
+    let ranged = (span(5, 50), ObjectSize::Known(2 * MIB));
+    let bytes = |length: u64, last| RecordHead::bytes(length as u32, last, SumKind::Crc32c, SumKind::Crc32c.sum(b"any"));
+    for (of, record, expected) in [
+        (known(2 * MIB), bytes(MIB, false), Ok("bytes")),
+        (known(100), bytes(100, true), Ok("bytes")),
+        (known(MIB), bytes(MIB, false), Ok("bytes")), // The end may follow in a record of its own.
+        (unknown, bytes(100, true), Ok("bytes")),
+        (unknown, RecordHead::end(SumKind::Crc32c), Ok("finished")),
+        (ranged, bytes(45, true), Ok("bytes")),
+        (known(0), RecordHead::heartbeat(SumKind::Crc32c), Ok("heartbeat")),
+        (known(2 * MIB), RecordHead::aborted(SumKind::Crc32c), Ok("again")),
+        (known(100), bytes(99, true), Err(ErrorCode::PayloadCorrupt)),
+        (known(100), RecordHead::end(SumKind::Crc32c), Err(ErrorCode::PayloadCorrupt)),
+        (known(100), bytes(101, true), Err(ErrorCode::PayloadCorrupt)),
+        (known(100), bytes(100, false), Err(ErrorCode::PayloadCorrupt)),
+        (known(2 * MIB), bytes(MIB - 1, false), Err(ErrorCode::PayloadCorrupt)),
+        (ranged, bytes(45, false), Err(ErrorCode::PayloadCorrupt)),
+        (ranged, bytes(46, true), Err(ErrorCode::PayloadCorrupt)),
+        (unknown, RecordHead::end(SumKind::Blake3), Err(ErrorCode::PayloadCorrupt)),
+        (unknown, bytes(0, true), Err(ErrorCode::PayloadCorrupt)), // Its sum is not that of nothing.
+    ] {
+        assert_eq!(first_record(of.0, of.1, &record), expected, "{of:?} {record:?}");
+    }
+}
+
 #[test]
 fn a_genuine_refusal_is_told_and_a_forged_or_unsigned_one_is_not_believed() {
     let refuse = |head: &mut AnswerHead| *head = AnswerHead::error(ErrorCode::ReferenceExhausted, "3 of 3 used", head.epoch);

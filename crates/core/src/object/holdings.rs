@@ -315,10 +315,11 @@ impl<P> Holdings<P> {
     }
 
     fn handle_one_timeout(&mut self, now: Monotonic) -> bool {
-        if let Some((at, id)) = self.expiries.first().copied()
-            && at <= now
+        if let Some(due) = self.expiries.first().copied()
+            && due.0 <= now
         {
-            self.end(id, State::expired, now);
+            self.expiries.remove(&due); // Before anything else, so that no entry can be due for ever.
+            self.end(due.1, State::expired, now);
         } else if let Some(due) = self.lapses.first().copied()
             && due.0 <= now
         {
