@@ -37,6 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// they replay decisions.
 const TEST_ARROWS: &[(&str, &[&str])] = &[
     ("zipline-e2e", &["zipline-contract", "zipline-core", "zipline-testkit"]),
+    ("zipline-platform", &["zipline-testkit"]),
     ("zipline-queue-proxy", &["zipline-testkit"]),
     ("zipline-sdk", &["zipline-testkit"]),
 ];

@@ -1,0 +1,6 @@
+//! The local platform with real queue-proxies and stock Python functions: from YAML to processes and back.
+
+mod faults;
+mod requests;
+mod scaling;
+mod world;
