@@ -1,0 +1,138 @@
+//! What the autoscaler and the user are told.
+
+use prost::Message;
+use zipline_contract::doors;
+
+use crate::support::{Function, Peer, Proxy, until, until_holds};
+
+/// Knative's message, written down once more: the test shares nothing with the product.
+#[derive(Clone, PartialEq, Message)]
+struct Stat {
+    #[prost(string, tag = "1")]
+    pod_name: String,
+    #[prost(double, tag = "2")]
+    average_concurrent_requests: f64,
+    #[prost(double, tag = "3")]
+    average_proxied_concurrent_requests: f64,
+    #[prost(double, tag = "4")]
+    request_count: f64,
+    #[prost(double, tag = "5")]
+    proxied_request_count: f64,
+    #[prost(double, tag = "6")]
+    process_uptime: f64,
+    #[prost(int64, tag = "7")]
+    timestamp: i64,
+}
+
+fn stat(proxy: &Proxy) -> Stat {
+    let answer = proxy.get(doors::STATISTICS, "/metrics");
+    assert_eq!(answer.head.get("content-type"), Some("application/protobuf"));
+    Stat::decode(answer.body.as_slice()).expect("a Stat message")
+}
+
+fn holding() -> Function {
+    Function::with_requests(|peer, head| {
+        if head.first.contains("/hold") {
+            peer.rest();
+        } else {
+            peer.reply("ok");
+        }
+    })
+}
+
+fn hold(proxy: &Proxy, headers: &str) -> Peer {
+    let mut client = proxy.client();
+    client.send(format!("GET /hold HTTP/1.1\r\nHost: a\r\n{headers}\r\n"));
+    client
+}
+
+#[test]
+fn requests_in_flight_are_reported_with_the_proxied_ones_apart() {
+    let function = holding();
+    let proxy = Proxy::start(function.port, &[]);
+    let own: Vec<_> = (0..2).map(|_| hold(&proxy, "")).collect();
+    let proxied: Vec<_> = (0..3).map(|_| hold(&proxy, "K-Proxy-Request: activator\r\n")).collect();
+    // A full second with all of them in flight.
+    let seen = until("five requests in flight for a whole period", || {
+        let stat = stat(&proxy);
+        (stat.average_concurrent_requests == 5.0).then_some(stat)
+    });
+    assert_eq!(seen.pod_name, "shop-00001-abc");
+    assert_eq!(seen.average_proxied_concurrent_requests, 3.0);
+    assert_eq!((seen.request_count, seen.timestamp), (0.0, 0));
+    assert!(seen.process_uptime > 1.0, "{seen:?}");
+    drop((own, proxied));
+    until_holds("none is in flight", || stat(&proxy).average_concurrent_requests == 0.0);
+}
+
+#[test]
+fn requests_are_counted_once_however_they_end_and_probes_never() {
+    let proxy = Proxy::start(crate::support::silent_port(), &[]);
+    for _ in 0..7 {
+        assert_eq!(proxy.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").status(), 502);
+        assert_eq!(proxy.probe().status(), 200);
+        assert_eq!(proxy.ask("GET / HTTP/1.1\r\nHost: a\r\nK-Kubelet-Probe: x\r\n\r\n").status(), 502);
+    }
+    let mut counted = 0.0;
+    let mut uptime = 0.0;
+    until_holds("seven requests", || {
+        let stat = stat(&proxy);
+        if stat.process_uptime != uptime {
+            uptime = stat.process_uptime;
+            counted += stat.request_count;
+        }
+        counted == 7.0
+    });
+}
+
+#[test]
+fn requests_that_wait_in_the_breaker_count() {
+    let function = holding();
+    let proxy = Proxy::start(function.port, &[("CONTAINER_CONCURRENCY", "1")]);
+    let _clients: Vec<_> = (0..4).map(|_| hold(&proxy, "")).collect();
+    until_holds("one runs and three wait", || proxy.status("running") == 1 && proxy.status("queued") == 3);
+    until_holds("four are reported", || stat(&proxy).average_concurrent_requests == 4.0);
+}
+
+#[test]
+fn the_users_metrics_tell_durations_by_status_and_the_depth_of_the_queue() {
+    let function = holding();
+    let proxy = Proxy::start(
+        function.port,
+        &[("CONTAINER_CONCURRENCY", "2"), ("OBSERVABILITY_CONFIG", r#"{"requestMetrics":{"protocol":"prometheus"}}"#)],
+    );
+    for _ in 0..3 {
+        proxy.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    proxy.ask("GET / HTTP/1.1\r\nHost: a\r\nK-Network-Probe: x\r\n\r\n"); // A probe of some kind: not in the metrics.
+    let answer = proxy.get(doors::USER_METRICS, "/metrics");
+    assert!(answer.head.get("content-type").is_some_and(|media_type| media_type.starts_with("text/plain")));
+    let text = answer.text();
+    let sample = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in\n{text}"));
+        assert!(line.contains("kn_revision_name=\"shop-00001\""), "{line}");
+        line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
+    };
+    assert_eq!(sample("kn_serving_invocation_duration_seconds_count{http_response_status_code=\"200\""), 3.0);
+    assert_eq!(sample("kn_serving_queue_depth{"), 1.0);
+    assert!(text.lines().any(|line| line == "zipline_requests_running 0"), "{text}");
+}
+
+#[test]
+fn without_prometheus_there_is_no_port_for_the_user() {
+    let proxy = Proxy::start(crate::support::silent_port(), &[]);
+    assert!(std::net::TcpStream::connect(proxy.at(doors::USER_METRICS)).is_err());
+    let metrics = proxy.get(doors::ADMIN, "/zipline/metrics").text();
+    for name in ["zipline_requests_running", "zipline_requests_queued", "zipline_drain_phase"] {
+        assert!(metrics.contains(&format!("\n{name} 0\n")), "{name} in\n{metrics}");
+    }
+}
+
+#[test]
+fn the_status_has_every_field() {
+    let proxy = Proxy::start(crate::support::silent_port(), &[]);
+    for field in ["held_bytes", "held_objects", "leases", "waiters", "receiving_bytes", "queued", "running", "pull_connections"] {
+        assert_eq!(proxy.status(field), 0, "{field}");
+    }
+    assert_eq!(proxy.status("drain_phase"), "serving");
+}
