@@ -154,6 +154,25 @@ fn a_lease_lapses_without_progress_and_its_reader_is_cut() {
 }
 
 #[test]
+fn a_lease_that_is_over_leaves_no_timer() {
+    let mut h = holdings();
+    let only_expiry = Some(at(300).mono);
+    hold(&mut h, 1, 100, put(5));
+    for n in 1..=2 {
+        h.grant(object(1), read(n), at(0)).unwrap();
+        h.progress(object(1), lease(n), at(20));
+    }
+    run_timer(&mut h, at(30));
+    assert_eq!(h.next_timeout(), Some(at(50).mono), "the timer looks again when the progress is old");
+    h.acknowledge(object(1), lease(1), at(31)).unwrap();
+    h.release(object(1), lease(2));
+    assert_eq!(h.next_timeout(), only_expiry);
+    h.grant(object(1), read(3), at(32)).unwrap();
+    h.free(object(1), at(33));
+    assert_eq!(h.next_timeout(), Some(at(93).mono), "only the memory of the end is left");
+}
+
+#[test]
 fn a_read_that_was_whole_after_all_counts_though_its_lease_lapsed() {
     let mut h = holdings();
     hold(&mut h, 1, 100, put(1));

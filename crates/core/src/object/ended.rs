@@ -70,3 +70,43 @@ impl EndedObjects {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(n: u64) -> ObjectId {
+        ObjectId::from_bytes(u128::from(n).to_be_bytes())
+    }
+
+    fn leases(count: usize) -> impl Iterator<Item = LeaseId> {
+        (0..count as u128).map(|n| LeaseId::from_bytes(n.to_be_bytes()))
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_early_where_there_are_too_many() {
+        let (mut ended, now) = (EndedObjects::default(), Monotonic::ZERO);
+        for n in 0..=ENDED_OBJECTS_MAX as u64 {
+            ended.remember(object(n), End::Released, leases(0), now);
+        }
+        assert_eq!((ended.len(), ended.end(object(0)), ended.end(object(1))), (ENDED_OBJECTS_MAX, None, Some(End::Released)));
+
+        let mut ended = EndedObjects::default();
+        ended.remember(object(1), End::Retrieved, leases(ENDED_LEASES_MAX + 5), now);
+        assert_eq!(ended.end(object(1)), Some(End::Retrieved), "one object alone is remembered, if not all of its leases");
+        ended.remember(object(2), End::Retrieved, leases(3), now);
+        assert_eq!((ended.end(object(1)), ended.end(object(2))), (None, Some(End::Retrieved)));
+    }
+
+    #[test]
+    fn what_was_forgotten_makes_room() {
+        let mut ended = EndedObjects::default();
+        for n in 0..3 {
+            let now = Monotonic::from_secs(100 * n);
+            while ended.forget_due(now) {}
+            ended.remember(object(n), End::Retrieved, leases(ENDED_LEASES_MAX / 2), now);
+            ended.remember(object(n + 10), End::Retrieved, leases(ENDED_LEASES_MAX / 2), now);
+            assert_eq!(ended.len(), 2, "both are remembered in round {n}");
+        }
+    }
+}
