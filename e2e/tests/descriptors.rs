@@ -246,7 +246,7 @@ async fn a_descriptor_that_is_not_an_immutable_payload_is_refused() -> Result<()
     let (pipe, _write) = std::io::pipe()?;
     let file = std::fs::File::open(world.scratch.write("file", "x")?)?;
     for (descriptor, why) in [
-        (OwnedFd::from(sparse), "holes"),
+        (sparse, "holes"),
         (memfd(b"x", SealFlags::empty())?, "seals"),
         (memfd(b"x", half_sealed)?, "WRITE"),
         (pipe.into(), "memfd"),

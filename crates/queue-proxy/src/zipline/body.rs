@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::Incoming;
+use hyper::body::Body as HttpBody;
 
 use crate::zipline::problem::Problem;
 
@@ -40,6 +40,6 @@ pub(crate) fn full_body(body: Full<Bytes>) -> Body {
 }
 
 /// A body that is still coming, passed on frame by frame.
-pub(crate) fn passed_on(incoming: Incoming) -> Body {
-    incoming.map_err(BodyError::Connection).boxed_unsync()
+pub(crate) fn passed_on(coming: impl HttpBody<Data = Bytes, Error = hyper::Error> + Send + 'static) -> Body {
+    coming.map_err(BodyError::Connection).boxed_unsync()
 }

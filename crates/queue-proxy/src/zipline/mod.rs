@@ -29,6 +29,7 @@ mod service;
 mod start;
 mod tasks;
 mod tickets;
+mod upload;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

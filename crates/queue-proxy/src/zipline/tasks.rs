@@ -1,4 +1,4 @@
-//! Short tasks that outlive the request that caused them: acknowledgements on their way to a producer.
+//! Short tasks that outlive the request that caused them: acknowledgements on their way, rests of bodies.
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 /// Owns them; dropping it ends them. Each ends by the timeouts of what it does, and there are at most as many as
 /// requests that ended within those.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Tasks(Mutex<JoinSet<()>>);
 
 impl Tasks {

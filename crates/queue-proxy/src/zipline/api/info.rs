@@ -1,13 +1,13 @@
 //! `GET /v1`: who this proxy is and what it can do.
 
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use serde::Serialize;
 use zipline_contract::limits::RETRIEVALS_MAX;
 
 use super::{Api, json, options};
 use crate::zipline::body::Body;
 use crate::zipline::problem::Problem;
+use crate::zipline::upload::Upload;
 
 /// What does not change while the proxy runs.
 #[derive(Clone, Debug, Serialize)]
@@ -58,7 +58,7 @@ impl Info {
 }
 
 impl Api {
-    pub(super) fn describe(&self, request: &Request<Incoming>) -> Result<Response<Body>, Problem> {
+    pub(super) fn describe(&self, request: &Request<Upload>) -> Result<Response<Body>, Problem> {
         options::no_query(request.uri().query())?;
         json(StatusCode::OK, &self.info)
     }

@@ -38,6 +38,7 @@ use crate::zipline::descriptors::Channels;
 use crate::zipline::door::Upgrade;
 use crate::zipline::problem::{self, Dialect, Problem};
 use crate::zipline::tasks::Tasks;
+use crate::zipline::upload::Upload;
 
 /// The local API of one instance.
 pub(crate) struct Api {
@@ -47,6 +48,8 @@ pub(crate) struct Api {
     pub(super) acknowledgements: Arc<Tasks>,
     pub(super) info: Info,
     pub(super) opened: Opened,
+    /// Rests of bodies that nobody wants.
+    discards: Arc<Tasks>,
 }
 
 /// What an answer needs to know of the connection it goes out by.
@@ -61,7 +64,7 @@ type Answer = Result<Response<Body>, Problem>;
 impl Api {
     /// The API over these parts.
     pub(crate) fn new(node: Node, calls: Arc<Calls>, channels: Channels, acknowledgements: Arc<Tasks>, info: Info) -> Self {
-        Self { node, calls, channels, acknowledgements, info, opened: Opened::default() }
+        Self { node, calls, channels, acknowledgements, info, opened: Opened::default(), discards: Arc::default() }
     }
 
     /// Serves a connection of the Unix socket, and the descriptor channel it may become.
@@ -88,8 +91,9 @@ impl Api {
     where
         Flushed<TokioIo<T>>: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
-        let service = service_fn(|request| {
+        let service = service_fn(|request: Request<Incoming>| {
             let (api, connection) = (self.clone(), connection.clone());
+            let request = request.map(|incoming| Upload::new(incoming, Arc::clone(&self.discards)));
             async move { Ok::<_, Infallible>(api.answer(request, &connection).await) }
         });
         if let Err(error) = http1::Builder::new().serve_connection(io, service).with_upgrades().await {
@@ -97,7 +101,7 @@ impl Api {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+    async fn answer(&self, request: Request<Upload>, connection: &Connection) -> Response<Body> {
         let dialect = Dialect::of(request.headers());
         self.route(request, connection).await.unwrap_or_else(|problem| {
             tracing::debug!(error = problem.code.name(), detail = %problem.detail, "a request to the local API failed");
@@ -105,7 +109,7 @@ impl Api {
         })
     }
 
-    async fn route(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
+    async fn route(&self, request: Request<Upload>, connection: &Connection) -> Answer {
         let path = request.uri().path();
         if path.starts_with(INVOKE_PATH) {
             let target = self.calls.routes().invoked(request.uri())?;
@@ -130,14 +134,14 @@ impl Api {
         }
     }
 
-    fn no_such_method(&self, request: &Request<Incoming>, allowed: &'static str) -> Response<Body> {
+    fn no_such_method(&self, request: &Request<Upload>, allowed: &'static str) -> Response<Body> {
         let problem =
             Problem::invalid(format!("{} can't be used on {}; possible: {allowed}", request.method(), request.uri().path()));
         self.calls.count(problem.code);
         problem::method_unknown(allowed, &problem).map(body::full_body)
     }
 
-    fn open_channel(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
+    fn open_channel(&self, request: Request<Upload>, connection: &Connection) -> Answer {
         let asked = request
             .headers()
             .get(UPGRADE)
@@ -183,7 +187,7 @@ fn no_content() -> Response<Body> {
 }
 
 /// A small body, whole.
-async fn small_body(request: Request<Incoming>) -> Result<bytes::Bytes, Problem> {
+async fn small_body(request: Request<Upload>) -> Result<bytes::Bytes, Problem> {
     let limited = Limited::new(request.into_body(), API_JSON_BYTES_MAX);
     match limited.collect().await {
         Ok(whole) => Ok(whole.to_bytes()),

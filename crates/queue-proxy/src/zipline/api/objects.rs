@@ -3,7 +3,7 @@
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use serde::Serialize;
 use zipline_contract::limits::CONTENT_TYPE_BYTES_MAX;
 use zipline_contract::{ErrorCode, headers};
@@ -17,6 +17,7 @@ use super::flushed::AfterFlush;
 use super::{Answer, Api, json, no_content, options};
 use crate::zipline::body::{self, BodyError};
 use crate::zipline::problem::Problem;
+use crate::zipline::upload::Upload;
 use crate::zipline::{reading, rfc3339};
 
 /// The document of `POST /v1/objects`; a descriptor channel's `put` answers with the same fields.
@@ -43,7 +44,7 @@ impl From<&Put> for ReceiptDocument {
 }
 
 impl Api {
-    pub(super) async fn put(&self, request: Request<Incoming>) -> Answer {
+    pub(super) async fn put(&self, request: Request<Upload>) -> Answer {
         let query = options::PutQuery::parse(request.uri().query(), self.info.ttl_max())?;
         let size = if query.open { None } else { request.body().size_hint().exact() };
         let put = PutOptions {
@@ -62,7 +63,7 @@ impl Api {
         created(&ReceiptDocument::from(&put))
     }
 
-    async fn open(&self, request: Request<Incoming>, put: PutOptions) -> Answer {
+    async fn open(&self, request: Request<Upload>, put: PutOptions) -> Answer {
         let mut body = request.into_body();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Problem::invalid(format!("the request broke off: {error}")))?;
@@ -82,7 +83,7 @@ impl Api {
         created(&document)
     }
 
-    pub(super) async fn write(&self, request: Request<Incoming>) -> Answer {
+    pub(super) async fn write(&self, request: Request<Upload>) -> Answer {
         options::no_query(request.uri().query())?;
         let token = request.headers().get(headers::WRITE).and_then(|value| value.to_str().ok());
         let token =
@@ -94,7 +95,7 @@ impl Api {
         Ok(response)
     }
 
-    pub(super) async fn get(&self, request: &Request<Incoming>, after: &AfterFlush) -> Answer {
+    pub(super) async fn get(&self, request: &Request<Upload>, after: &AfterFlush) -> Answer {
         let counts = options::get_query(request.uri().query())?;
         let token = reference(request.headers())?;
         let range = self.range(token, request.headers())?;
@@ -136,7 +137,7 @@ impl Api {
         }
     }
 
-    pub(super) async fn head(&self, request: &Request<Incoming>) -> Answer {
+    pub(super) async fn head(&self, request: &Request<Upload>) -> Answer {
         options::get_query(request.uri().query())?;
         let stat = self.node.stat(reference(request.headers())?).await?;
         let mut response = Response::new(body::empty());
@@ -151,7 +152,7 @@ impl Api {
         Ok(response)
     }
 
-    pub(super) async fn delete(&self, request: &Request<Incoming>) -> Answer {
+    pub(super) async fn delete(&self, request: &Request<Upload>) -> Answer {
         options::no_query(request.uri().query())?;
         match self.node.free(reference(request.headers())?).await.map_err(Problem::from) {
             Ok(()) => Ok(no_content()),
@@ -162,7 +163,7 @@ impl Api {
 }
 
 /// Writes a body into an object. Whatever keeps it from its end aborts the object, since the writer is dropped.
-async fn write_all(mut writer: Writer, mut body: Incoming) -> Result<Put, Problem> {
+async fn write_all(mut writer: Writer, mut body: Upload) -> Result<Put, Problem> {
     while let Some(frame) = body.frame().await {
         let cut = |error| Problem::new(ErrorCode::PayloadAborted, format!("the body broke off: {error}"));
         if let Ok(bytes) = frame.map_err(cut)?.into_data() {

@@ -3,13 +3,13 @@
 use std::num::NonZeroU64;
 
 use http::{Request, StatusCode};
-use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use zipline_core::reference::{Extent, Narrowing, Receiver};
 
 use super::{Answer, Api, json, options, small_body};
 use crate::zipline::problem::Problem;
 use crate::zipline::rfc3339;
+use crate::zipline::upload::Upload;
 
 #[derive(Deserialize)]
 struct Asked {
@@ -32,7 +32,7 @@ struct Narrowed<'a> {
 }
 
 impl Api {
-    pub(super) async fn narrow(&self, request: Request<Incoming>) -> Answer {
+    pub(super) async fn narrow(&self, request: Request<Upload>) -> Answer {
         options::no_query(request.uri().query())?;
         let body = small_body(request).await?;
         let asked: Asked = serde_json::from_slice(&body).map_err(|error| {

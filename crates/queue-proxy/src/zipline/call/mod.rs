@@ -40,6 +40,7 @@ use crate::zipline::door::Upgrade;
 use crate::zipline::peers::Peers;
 use crate::zipline::problem::{Dialect, Problem};
 use crate::zipline::service::Service;
+use crate::zipline::upload::Upload;
 
 /// What decides how calls travel.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +109,7 @@ impl Calls {
     /// `callee-unreachable`, `call-timeout`, and for an invocation what keeps its payload from being buffered.
     pub(crate) async fn make(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<Upload>,
         target: Target,
         origin: Origin,
         upgrade: &Upgrade,

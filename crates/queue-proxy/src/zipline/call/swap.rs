@@ -11,7 +11,6 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::timeout_at;
 use zipline_contract::{ErrorCode, headers};
 use zipline_core::object::Owner;
@@ -24,6 +23,7 @@ use super::{Calls, Origin, Retain, timed_out};
 use crate::zipline::body::{self, Body};
 use crate::zipline::problem::Problem;
 use crate::zipline::service::Service;
+use crate::zipline::upload::Upload;
 
 /// What is known of a body before it is swapped.
 pub(super) struct Swap<'a> {
@@ -34,7 +34,7 @@ pub(super) struct Swap<'a> {
 }
 
 impl Calls {
-    pub(super) async fn swap(&self, mut head: Parts, body: Incoming, swap: Swap<'_>) -> Result<Response<Body>, Problem> {
+    pub(super) async fn swap(&self, mut head: Parts, body: Upload, swap: Swap<'_>) -> Result<Response<Body>, Problem> {
         let deadline = Deadline::after(self.settings.timeout);
         let (writer, object) = match self.object(&head, &swap).await {
             Ok(opened) => opened,
@@ -99,7 +99,7 @@ fn beside(unfinished: Option<BoxFuture<'static, Result<(), Problem>>>, object: C
 }
 
 /// Writes a body into an object. Dropped, or with a body that breaks off, it aborts the object.
-async fn upload(mut body: Incoming, mut writer: Writer, length: u64) -> Result<(), Problem> {
+async fn upload(mut body: Upload, mut writer: Writer, length: u64) -> Result<(), Problem> {
     while let Some(frame) = body.frame().await {
         let cut = |error: hyper::Error| {
             Problem::new(ErrorCode::PayloadAborted, format!("the body of {length} bytes broke off: {error}"))

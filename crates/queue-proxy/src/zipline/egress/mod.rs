@@ -26,6 +26,8 @@ use crate::zipline::call::upstream::CONNECT_TIMEOUT;
 use crate::zipline::call::{Calls, Origin};
 use crate::zipline::door::Upgrade;
 use crate::zipline::problem::{Dialect, Problem};
+use crate::zipline::tasks::Tasks;
+use crate::zipline::upload::Upload;
 
 /// Bytes a tunnel copies at a time, each way.
 const TUNNEL_BUFFER_BYTES: usize = 64 * 1024;
@@ -35,19 +37,22 @@ const TUNNEL_BUFFER_BYTES: usize = 64 * 1024;
 pub(crate) struct Egress {
     token: Token,
     calls: Arc<Calls>,
+    /// Rests of bodies that nobody wants.
+    discards: Arc<Tasks>,
 }
 
 impl Egress {
     /// An egress that lets in whoever shows the token; anybody where there is none.
     pub(crate) fn new(token: Option<String>, calls: Arc<Calls>) -> Self {
-        Self { token: Token::new(token), calls }
+        Self { token: Token::new(token), calls, discards: Arc::default() }
     }
 
     /// Serves one connection to its end, and the tunnel it may become.
     pub(crate) async fn connection(self: Arc<Self>, stream: TcpStream) {
         let upgrade = Upgrade::default();
-        let service = service_fn(|request| {
+        let service = service_fn(|request: Request<Incoming>| {
             let (egress, upgrade) = (self.clone(), upgrade.clone());
+            let request = request.map(|incoming| Upload::new(incoming, Arc::clone(&self.discards)));
             async move { Ok::<_, Infallible>(egress.answer(request, &upgrade).await) }
         });
         let served = http1::Builder::new()
@@ -63,7 +68,7 @@ impl Egress {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, upgrade: &Upgrade) -> Response<Body> {
+    async fn answer(&self, request: Request<Upload>, upgrade: &Upgrade) -> Response<Body> {
         let dialect = Dialect::of(request.headers());
         self.forward(request, upgrade).await.unwrap_or_else(|problem| {
             tracing::debug!(error = problem.code.name(), detail = %problem.detail, "an egress call failed");
@@ -71,7 +76,7 @@ impl Egress {
         })
     }
 
-    async fn forward(&self, mut request: Request<Incoming>, upgrade: &Upgrade) -> Result<Response<Body>, Problem> {
+    async fn forward(&self, mut request: Request<Upload>, upgrade: &Upgrade) -> Result<Response<Body>, Problem> {
         let via = match request.uri().scheme().is_some() || *request.method() == Method::CONNECT {
             true => Via::Proxy,
             false => Via::BaseUrl,
@@ -84,7 +89,7 @@ impl Egress {
         self.calls.make(request, target, Origin::Egress, upgrade).await
     }
 
-    fn target(&self, request: &Request<Incoming>, via: Via) -> Result<Target, Problem> {
+    fn target(&self, request: &Request<Upload>, via: Via) -> Result<Target, Problem> {
         let uri = request.uri();
         match via {
             Via::Proxy => self.calls.routes().proxied(uri),
@@ -98,7 +103,7 @@ impl Egress {
 }
 
 /// Connects a function with any host, byte by byte: TLS and everything else that is not plain HTTP.
-async fn tunnel(request: Request<Incoming>, upgrade: &Upgrade) -> Result<Response<Body>, Problem> {
+async fn tunnel(request: Request<Upload>, upgrade: &Upgrade) -> Result<Response<Body>, Problem> {
     let authority = request.uri().authority().filter(|authority| authority.port_u16().is_some());
     let Some(authority) = authority.map(ToString::to_string) else {
         return Err(Problem::invalid(format!("CONNECT {}: HOST:PORT is needed", request.uri())));
