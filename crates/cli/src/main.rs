@@ -1,4 +1,64 @@
-//! The zipline command.
+//! The `zipline` command, shaped after `kn`.
+//!
+//! Every command prints its result on standard output, as text or, with `--json`, as exactly one document; everything
+//! else goes to standard error. `docs/reference/cli.md` lists commands, documents and exit codes.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod arguments;
+mod commands;
+mod control;
+mod failure;
+mod format;
+mod output;
+mod programs;
+mod running;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::Output;
+use crate::running::Running;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::new(arguments.json);
+    let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(arguments, output)),
+        Err(error) => Err(Failure::system("starting the runtime", &error)),
+    };
+    match outcome {
+        Ok(Outcome::Yes) => ExitCode::SUCCESS,
+        Ok(Outcome::No) => ExitCode::from(1),
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+async fn run(arguments: Arguments, output: Output) -> Result<Outcome, Failure> {
+    let state = arguments.state;
+    let running = |state| state_dir(state).map(Running::new);
+    match arguments.command {
+        Command::Up(up) => commands::up::run(up, state_dir(state)?, output).await,
+        Command::Service(service) => commands::service::run(service, &running(state)?, output).await,
+        Command::Instance(instance) => commands::instance::run(instance, &running(state)?, output).await,
+        Command::Invoke(invoke) => commands::invoke::run(invoke, &running(state)?, output).await,
+        Command::Object(object) => commands::object::run(object, &running(state)?, output).await,
+        Command::Demo(demo) => commands::demo::run(demo, output).await,
+        Command::Bench(bench) => commands::bench::run(bench, output),
+        Command::Version => commands::version::run(output),
+    }
+}
+
+/// The state directory that was named, or the default one.
+fn state_dir(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    named.or_else(zipline_platform::default_state_dir).ok_or_else(|| {
+        let message = "there is no state directory: none of XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME is set";
+        Failure::new(Exit::Configuration, "configuration", message).hint("name one with --state or ZIPLINE_STATE")
+    })
+}

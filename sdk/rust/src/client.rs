@@ -69,6 +69,9 @@ pub struct Proxy {
     /// An object below it lies on the heap, in bytes.
     #[serde(default)]
     pub heap_threshold_bytes: u64,
+    /// Name of the transfer method that it is set to.
+    #[serde(default)]
+    pub transfer: String,
 }
 
 /// How a payload is put.

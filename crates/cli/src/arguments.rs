@@ -1,0 +1,55 @@
+//! The command line. Each command's own arguments stand with the command.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{bench, demo, instance, invoke, object, service, up};
+
+/// Direct memory-to-memory payload transfer for serverless functions
+#[derive(Debug, Parser)]
+#[command(name = "zipline", version, about, max_term_width = 120)]
+pub(crate) struct Arguments {
+    /// State directory of the platform
+    #[arg(long, global = true, env = "ZIPLINE_STATE", value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Print exactly one JSON document on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run MapReduce over real text on a platform of its own, and check the answer
+    Demo(demo::Demo),
+    /// Run the local platform until Ctrl-C
+    Up(up::Up),
+    /// Deploy services and look at them
+    #[command(subcommand)]
+    Service(service::Command),
+    /// Look at the processes behind the services
+    #[command(subcommand)]
+    Instance(instance::Command),
+    /// Call a service and print its answer
+    Invoke(invoke::Invoke),
+    /// Put, read and release objects
+    #[command(subcommand)]
+    Object(object::Command),
+    /// Measure; hands over to zipline-bench
+    Bench(bench::Bench),
+    /// Print versions
+    Version,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,213 @@
+//! `zipline demo`: MapReduce over real text on a platform of its own, checked against a plain computation.
+//!
+//! Per transfer method: a platform on free ports in a temporary state directory, three services, one job. Then the same
+//! answer by one process, compared byte for byte. `examples/mapreduce` is the workflow; this is its stage.
+
+mod cloud;
+mod job;
+mod report;
+mod services;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use crate::commands::up::TransferMethod;
+use crate::failure::{Failure, Outcome};
+use crate::format;
+use crate::output::{Output, SCHEMA};
+use crate::programs;
+
+/// Mappers of the demo: parts of the input, and the most instances their service may have.
+const MAPPERS: u32 = 8;
+/// Reducers of the demo.
+const REDUCERS: u32 = 2;
+/// Most frequent words that are shown.
+const TOP: &str = "10";
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How payloads move
+    #[arg(long, value_enum, default_value = "zipline")]
+    transfer: TransferMethod,
+    /// Run the job with both methods and show them side by side
+    #[arg(long, conflicts_with = "transfer")]
+    compare: bool,
+    /// Language of mappers and reducers
+    #[arg(long, value_enum, default_value = "rust")]
+    lang: Language,
+    /// Count the words of every file below this folder, instead of the sources of Zipline's dependencies
+    #[arg(long, value_name = "DIR")]
+    input: Option<PathBuf>,
+    /// Also write the result as text: words.txt, index.txt, documents.txt
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// For tests: change one byte of the result before it is checked
+    #[arg(long, hide = true)]
+    corrupt_result: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Language {
+    Rust,
+    Python,
+}
+
+impl Language {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::Python => "python",
+        }
+    }
+}
+
+/// What was chosen to be read, as `zipline-mapreduce documents` prints it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Input {
+    documents: u64,
+    bytes: u64,
+    packages: u64,
+    generated_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+/// The head of a result, as `zipline-mapreduce summary` prints it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Summary {
+    words: u64,
+    tokens: u64,
+    postings: u64,
+    top: Vec<TopWord>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct TopWord {
+    word: String,
+    count: u64,
+    documents: u64,
+}
+
+pub(crate) async fn run(arguments: Demo, output: Output) -> Result<Outcome, Failure> {
+    let scratch = tempfile::Builder::new().prefix("zipline-demo-").tempdir();
+    let scratch = scratch.map_err(|error| Failure::system("a temporary folder for the demo", &error))?;
+    let stage = Stage {
+        mapreduce: programs::beside("zipline-mapreduce")?,
+        list: scratch.path().join("documents"),
+        scratch: scratch.path().to_owned(),
+        language: arguments.lang,
+        output,
+    };
+    let input = stage.choose(arguments.input.as_deref()).await?;
+    let methods = match arguments.compare {
+        true => vec![TransferMethod::Zipline, TransferMethod::Inline],
+        false => vec![arguments.transfer],
+    };
+    let mut runs = Vec::new();
+    for method in methods {
+        let run = job::run(&stage, method).await?;
+        if arguments.corrupt_result {
+            corrupt(&run.result)?;
+        }
+        runs.push(run);
+    }
+    let reference = stage.reference().await?;
+    for run in &mut runs {
+        verify(run, &reference, output)?;
+    }
+    let summary = stage.summary(&reference).await?;
+    if let (Some(folder), Some(run)) = (&arguments.output, runs.first()) {
+        stage.export(&run.result, folder).await?;
+    }
+    let report = report::Report { schema: SCHEMA, lang: arguments.lang.name(), input, summary, runs };
+    report.print(output)
+}
+
+/// What every run of a demo shares.
+struct Stage {
+    mapreduce: PathBuf,
+    list: PathBuf,
+    scratch: PathBuf,
+    language: Language,
+    output: Output,
+}
+
+impl Stage {
+    async fn choose(&self, folder: Option<&Path>) -> Result<Input, Failure> {
+        let step = self.output.step("choosing the text");
+        let mut command = Command::new(&self.mapreduce);
+        command
+            .args(["documents", "--parts", &MAPPERS.to_string(), "--list"])
+            .arg(&self.list)
+            .arg("--scratch")
+            .arg(&self.scratch);
+        match (folder, programs::project_with("Cargo.lock")) {
+            (Some(folder), _) => drop(command.arg("--input").arg(folder)),
+            (None, Some(project)) => drop(command.arg("--manifest").arg(project.join("Cargo.toml"))),
+            (None, None) => {}
+        }
+        let input: Input = programs::document(&mut command).await?;
+        let source = match (folder, input.packages) {
+            (Some(folder), _) => format!("below {}", folder.display()),
+            (None, 0) => "generated".to_owned(),
+            (None, packages) => format!("the sources of {packages} of Zipline's dependencies"),
+        };
+        step.done(&format!("{} in {} files, {source}", format::bytes(input.bytes), format::count(input.documents)));
+        if let Some(note) = &input.note {
+            self.output.note(&format!("    {note}"));
+        }
+        Ok(input)
+    }
+
+    /// The right result, by one process without a platform.
+    async fn reference(&self) -> Result<PathBuf, Failure> {
+        let step = self.output.step("computing the answer in one process, to check");
+        let path = self.scratch.join("reference");
+        let mut command = Command::new(&self.mapreduce);
+        programs::run(command.arg("reference").arg("--list").arg(&self.list).arg("--output").arg(&path)).await?;
+        step.done("");
+        Ok(path)
+    }
+
+    async fn summary(&self, result: &Path) -> Result<Summary, Failure> {
+        programs::document(Command::new(&self.mapreduce).arg("summary").arg(result).args(["--top", TOP])).await
+    }
+
+    async fn export(&self, result: &Path, folder: &Path) -> Result<(), Failure> {
+        let mut command = Command::new(&self.mapreduce);
+        command.arg("export").arg(result).arg("--list").arg(&self.list).arg("--output").arg(folder);
+        programs::run(&mut command).await.map(drop)
+    }
+}
+
+/// Compares a run's result with the right one, byte for byte.
+fn verify(run: &mut job::Run, reference: &Path, output: Output) -> Result<(), Failure> {
+    let read =
+        |path: &Path| std::fs::read(path).map_err(|error| Failure::system(format_args!("the file {}", path.display()), &error));
+    let (result, right) = (read(&run.result)?, read(reference)?);
+    run.verified = result == right;
+    if !run.verified {
+        let common = result.iter().zip(&right).take_while(|(got, right)| got == right).count();
+        output.note(&format!(
+            "the result under `{}` is not the answer: {} bytes where {} are right, the first difference at byte {common}",
+            run.method,
+            result.len(),
+            right.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Changes the byte in the middle of a result.
+fn corrupt(result: &Path) -> Result<(), Failure> {
+    let named = |error| Failure::system(format_args!("the file {}", result.display()), &error);
+    let mut bytes = std::fs::read(result).map_err(named)?;
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get_mut(middle) {
+        *byte ^= 1;
+    }
+    std::fs::write(result, bytes).map_err(named)
+}

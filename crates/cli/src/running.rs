@@ -1,0 +1,47 @@
+//! The running platform that a command speaks to, found by its state directory.
+
+use std::path::PathBuf;
+
+use zipline_sdk::{Client, Config, Endpoint, Transfer};
+
+use crate::control::Control;
+use crate::failure::{Exit, Failure};
+
+/// File of the control API in a state directory.
+const CONTROL_SOCKET: &str = "control.sock";
+/// File of the client proxy's local API in a state directory.
+const CLIENT_SOCKET: &str = "client.sock";
+
+/// Where the platform keeps its sockets.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    state: PathBuf,
+}
+
+impl Running {
+    pub(crate) fn new(state: PathBuf) -> Self {
+        Self { state }
+    }
+
+    pub(crate) fn control(&self) -> Control {
+        Control::new(self.state.join(CONTROL_SOCKET))
+    }
+
+    /// A client of the platform's client proxy: the producer of what is put from outside any instance.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let socket = self.state.join(CLIENT_SOCKET);
+        if !socket.exists() {
+            let message = format!("no platform runs on the state directory {}", self.state.display());
+            return Err(Failure::new(Exit::NotRunning, "not-running", message)
+                .hint("start one with `zipline up`, or name its state directory with --state or ZIPLINE_STATE"));
+        }
+        Ok(Client::new(Config::new(Endpoint::Unix(socket))))
+    }
+
+    /// As [`client`](Self::client), with the transfer method that the platform is set to.
+    pub(crate) async fn calling_client(&self) -> Result<Client, Failure> {
+        let client = self.client()?;
+        let transfer = Transfer::from_name(&client.proxy().await?.transfer)?;
+        Ok(Client::new(Config { transfer, ..client.config().clone() }))
+    }
+}
