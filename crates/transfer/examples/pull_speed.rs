@@ -149,7 +149,8 @@ impl Nodes {
         let producer = producing.block_on(Node::start(config(1)?, Arc::clone(&keys)))?;
         let consumer = runtime.block_on(Node::start(config(2)?, keys))?;
         let token = producing.block_on(async {
-            let retrievals = zipline_core::object::Owner::Put { retrievals: std::num::NonZeroU32::new(100_000).expect("above 0") };
+            let retrievals =
+                zipline_core::object::Owner::Put { retrievals: std::num::NonZeroU32::new(100_000).expect("above 0") };
             let mut writer = producer.put(PutOptions { owner: retrievals, ..PutOptions::default() }).await?;
             for at in (0..payload.len()).step_by(MIB) {
                 writer.write(payload.slice(at..payload.len().min(at + MIB))).await?;

@@ -16,13 +16,17 @@ pub(crate) const PORT: u16 = 8122;
 pub(crate) const MIB: usize = 1024 * 1024;
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
-pub(crate) fn keys(key: u8) -> Arc<Keys> {
-    let ring = format!(
+/// A ring of one key; keys ten apart have the same id.
+pub(crate) fn ring_json(key: u8) -> String {
+    format!(
         r#"{{"keys":[{{"id":"0000000{}","key":"{}","not_before_ms":0,"not_after_ms":9999999999999}}]}}"#,
         key % 10,
         format!("{key:02x}").repeat(32)
-    );
-    Arc::new(Keys::new(KeyRing::parse(ring.as_bytes()).expect("a ring")))
+    )
+}
+
+pub(crate) fn keys(key: u8) -> Arc<Keys> {
+    Arc::new(Keys::new(KeyRing::parse(ring_json(key).as_bytes()).expect("a ring")))
 }
 
 /// A node and its address.

@@ -79,7 +79,7 @@ async fn ranges_count_from_what_the_reference_shows_and_give_nothing_else() -> R
             assert!(read(&incoming.receive().await?) == shown[usize::try_from(first)?..end], "{first}-{last}, received");
         }
         let beyond = FetchOptions { range: ByteRange::closed(2 * MIB as u64, 2 * MIB as u64 + 5), taking: Taking::Stream };
-        assert_eq!(node.fetch(narrow.as_str(), beyond).await.expect_err("outside").code().name(), "request-invalid");
+        assert_eq!(node.fetch(narrow.as_str(), beyond).await.expect_err("outside").code().name(), "range-unsatisfiable");
     }
     Ok(())
 }
