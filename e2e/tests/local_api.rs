@@ -8,7 +8,7 @@ use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use zipline_contract::{PROBLEM_MEDIA_TYPE, headers};
 use zipline_testkit::{
-    Answer, Behaviour, Function, KeyRing, Keys, Payload, Proxy, ProxyOptions, Scratch, Target, free_port, http as client,
+    Answer, Behaviour, Function, KeyRing, Keys, Payload, Proxy, ProxyOptions, Scratch, Target, free_port, http as client, wait,
 };
 
 const REST: Duration = Duration::from_secs(10);
@@ -368,7 +368,7 @@ async fn a_rotated_key_ring_takes_effect_and_a_broken_file_does_not() -> Result<
     proxy.write_keys(&rotated)?;
     let renewed = ProxyOptions::new("other", Keys::Inherited(rotated.without_oldest())).start(&world.scratch).await?;
     // A reference sealed with the new key alone can be opened by the other, so the new ring is in force.
-    let fresh = zipline_testkit::wait::until(
+    let fresh = wait::until(
         "the new ring to seal",
         REST,
         async || {
@@ -383,7 +383,7 @@ async fn a_rotated_key_ring_takes_effect_and_a_broken_file_does_not() -> Result<
 
     std::fs::write(world.scratch.join(format!("{}.keys.json", proxy.ip())), "{ broken")?;
     assert_eq!(proxy.get(&before).await?.text(), "old key", "a broken file keeps the ring");
-    zipline_testkit::wait::until(
+    wait::until(
         "the broken file to be said",
         REST,
         async || Ok(proxy.process.stdout() + &proxy.process.stderr()),
@@ -424,13 +424,42 @@ async fn a_socket_in_use_is_a_clear_fatal_error_and_a_stale_one_is_replaced() ->
     let third = world.options("third").env("ZIPLINE_API_SOCKET", &path).program(&world.scratch)?;
     let _third = (third.0.start(&world.scratch)?, third.1);
     let api = Target::Unix(path.clone().into());
-    zipline_testkit::wait::until(
+    wait::until(
         "the stale socket to be replaced",
         REST,
         async || client::send(&api, Request::get("/v1").body(client::empty())?).await,
         |answer| answer.status == StatusCode::OK,
     )
     .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_draining_proxy_takes_no_puts_and_gives_out_what_it_holds_before_it_ends() -> Result<()> {
+    let world = World::new()?;
+    let other = world.options("other").start(&world.scratch).await?;
+    let mut proxy = world.options("own").env("ZIPLINE_DRAIN_QUIET_SECONDS", "0.1").start(&world.scratch).await?;
+    let reference = proxy.put("", client::full("held")).await?;
+    proxy.process.signal(rustix::process::Signal::TERM)?;
+    let put = async || call(&proxy, Method::POST, "/v1/objects", &[], "late").await;
+    let refused = wait::until("puts to be refused", REST, put, |answer| answer.status != StatusCode::CREATED).await?;
+    is_problem(&refused, "draining", 503)?;
+    assert_eq!(other.get(&reference).await?.text(), "held");
+    assert!(proxy.process.ended(REST).await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn on_the_nodes_network_it_stays_closed() -> Result<()> {
+    let world = World::new()?;
+    let options = world.options("own").env("HOST_IP", "127.0.0.1").env("SERVING_POD_IP", "127.0.0.1");
+    let (program, own) = options.program(&world.scratch)?;
+    let process = program.start(&world.scratch)?;
+    let admin = Target::Tcp(own.port(zipline_contract::doors::ADMIN));
+    let metrics = async || client::send(&admin, Request::get("/zipline/metrics").body(client::empty())?).await;
+    wait::until("the admin port", REST, metrics, |answer| answer.status == StatusCode::OK).await?;
+    assert!(!world.scratch.join(format!("{}.api", own.ip())).exists());
+    assert!((process.stdout() + &process.stderr()).contains("local API and egress stay closed"));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What Knative's revision controller sets on the sidecar.
 //!
 //! The names and their meaning are Knative's; a variable that is `required` there is required here. Variables that the
-//! controller sets but that have no effect here (`HOST_IP`, `ROOT_CA`, `SYSTEM_NAMESPACE`, `QUEUE_PROXY_TLS_*`) are not read.
+//! controller sets but that have no effect here (`ROOT_CA`, `SYSTEM_NAMESPACE`, `QUEUE_PROXY_TLS_*`) are not read.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub struct Identity {
     pub pod: String,
     /// `SERVING_POD_IP`; `None`: given as nothing.
     pub pod_ip: Option<IpAddr>,
+    /// `HOST_IP`; `None`: not given, or no address.
+    pub host_ip: Option<IpAddr>,
 }
 
 impl Identity {
@@ -32,6 +34,11 @@ impl Identity {
     pub fn receiver(&self) -> String {
         let name = if self.service.is_empty() { &self.configuration } else { &self.service };
         format!("{}/{name}", self.namespace)
+    }
+
+    /// Whether the pod shares its node's network: loopback and abstract sockets are then everybody's on that node.
+    pub fn is_on_host_network(&self) -> bool {
+        self.pod_ip.is_some() && self.pod_ip == self.host_ip
     }
 
     pub(super) fn required(r: &mut Reader<'_>) -> Self {
@@ -45,6 +52,7 @@ impl Identity {
                 let text = r.required(POD_IP, "the address of the pod");
                 pod_ip(r, text)
             },
+            host_ip: r.text(HOST_IP).parse().ok(),
         }
     }
 
@@ -59,6 +67,7 @@ impl Identity {
                 let text = r.text(POD_IP);
                 pod_ip(r, text)
             },
+            host_ip: r.text(HOST_IP).parse().ok(),
         }
     }
 }
@@ -146,6 +155,7 @@ fn port(r: &mut Reader<'_>, variable: &'static str, meaning: &'static str) -> u1
 }
 
 const POD_IP: &str = "SERVING_POD_IP";
+const HOST_IP: &str = "HOST_IP";
 
 fn pod_ip(r: &mut Reader<'_>, text: &str) -> Option<IpAddr> {
     if text.is_empty() {

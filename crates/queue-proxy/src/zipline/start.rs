@@ -96,8 +96,14 @@ pub(super) async fn start(config: &Arc<Config>) -> Result<Zipline, StartError> {
     };
     let info = Info::new(config, node.config().buffer_bytes);
     let api = Arc::new(Api::new(node.clone(), Arc::clone(&calls), channels, Arc::clone(&acknowledgements), info));
-    open_api(config, &api, &mut doors).await?;
-    open_egress(config, secrets.egress_token, calls, &mut doors).await?;
+    if config.identity.is_on_host_network() {
+        tracing::warn!(
+            "the pod shares its node's network: local API and egress stay closed, as others on the node could use them"
+        );
+    } else {
+        open_api(config, &api, &mut doors).await?;
+        open_egress(config, secrets.egress_token, calls, &mut doors).await?;
+    }
     let resolver = Resolver {
         node: node.clone(),
         tickets,
