@@ -4,7 +4,7 @@
 //! long as its request's time would still be accepted: between nothing and 60 s, 30 s where clocks agree. Nonces lie
 //! in buckets by the time at which they may be forgotten, and whole buckets are dropped. Only requests whose MAC holds
 //! get here, and their nonces are random, so the first eight bytes stand for all sixteen: two honest nonces meet once
-//! in some 10^13 requests, and the second of them is then asked again by its consumer's resume.
+//! in some 10^13 requests, and the second is then refused with an error that may be tried again.
 //!
 //! Memory: about 18 bytes a nonce, [`NONCES_MAX`] nonces.
 
