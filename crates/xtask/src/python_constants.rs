@@ -12,13 +12,13 @@ pub(crate) fn module() -> String {
     let mut text = String::from(
         "\"\"\"Names the queue-proxy and this SDK share. Made from crates/contract by `cargo xtask docs`; edit that.\"\"\"\n\n\
          from typing import Dict, Type\n\n\
-         from ._error import ServerError\n\n",
+         from ._error import Refused\n\n",
     );
     constants(&mut text);
     for code in ErrorCode::ALL {
         class(&mut text, *code);
     }
-    text += "\n\n#: Error classes by the name that stands in `Zipline-Error`.\nBY_NAME: Dict[str, Type[ServerError]] = {\n";
+    text += "\n\n#: Error classes by the name that stands in `Zipline-Error`.\nBY_NAME: Dict[str, Type[Refused]] = {\n";
     for code in ErrorCode::ALL {
         line(&mut text, format_args!("    \"{}\": {code:?},", code.name()));
     }
@@ -64,7 +64,7 @@ fn constants(text: &mut String) {
 }
 
 fn class(text: &mut String, code: ErrorCode) {
-    line(text, format_args!("\n\nclass {code:?}(ServerError):\n    \"\"\"{}. {}.\"\"\"\n", code.title(), code.hint()));
+    line(text, format_args!("\n\nclass {code:?}(Refused):\n    \"\"\"{}. {}.\"\"\"\n", code.title(), code.hint()));
     line(text, format_args!("    name = \"{}\"", code.name()));
     line(text, format_args!("    status = {}", code.http_status()));
     line(text, format_args!("    retry = \"{}\"", code.retry().name()));

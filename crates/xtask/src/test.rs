@@ -34,7 +34,7 @@ enum Part {
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let root = root()?;
     let wanted = |part| options.only.is_none_or(|only| only == part);
-    build(&root)?;
+    build(&root, wanted(Part::Rust))?;
     let mut stages = Vec::new();
     if wanted(Part::Rust) {
         stages.push(rust(&root, options.filter.as_deref())?);
@@ -51,9 +51,11 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(report(&stages))
 }
 
-/// Builds every program and every test, in one go so that no dependency is compiled twice.
-fn build(root: &Path) -> Result<()> {
-    let status = Command::new(cargo()).current_dir(root).args(["build", "--workspace", "--bins", "--tests"]).status();
+/// Builds every program, and every test where they are wanted: in one go, so that no dependency is compiled twice.
+fn build(root: &Path, with_tests: bool) -> Result<()> {
+    let mut command = Command::new(cargo());
+    command.current_dir(root).args(["build", "--workspace", "--bins"]).args(with_tests.then_some("--tests"));
+    let status = command.status();
     if !status.context("starting cargo")?.success() {
         bail!("the programs under test do not build");
     }
@@ -97,6 +99,7 @@ fn built() -> Result<PathBuf> {
 
 fn report(stages: &[Ended]) -> bool {
     println!("\n── summary");
+    let (mut passed_in_all, mut failed_in_all, mut skipped_in_all) = (0, 0, 0);
     for stage in stages {
         let Tally { passed, failed, skipped, reasons } = &stage.tally;
         let state = if stage.succeeded { "ok" } else { "FAILED" };
@@ -104,6 +107,10 @@ fn report(stages: &[Ended]) -> bool {
         for reason in reasons {
             println!("         skipped: {reason}");
         }
+        passed_in_all += passed;
+        failed_in_all += failed;
+        skipped_in_all += skipped;
     }
+    println!("total: {passed_in_all} passed, {failed_in_all} failed, {skipped_in_all} skipped");
     stages.iter().all(|stage| stage.succeeded && stage.tally.failed == 0)
 }

@@ -2,7 +2,7 @@
 
 from typing import Dict, Type
 
-from ._error import ServerError
+from ._error import Refused
 
 HEADER_REFERENCE = "zipline-reference"
 HEADER_RETAIN = "zipline-retain"
@@ -27,7 +27,7 @@ REFERENCE_CHARS_MAX = 512
 RETRIEVALS_MAX = 1000000
 
 
-class RequestInvalid(ServerError):
+class RequestInvalid(Refused):
     """The request to the local API is not well formed. Compare the request with docs/reference/local-api.md."""
 
     name = "request-invalid"
@@ -38,7 +38,7 @@ class RequestInvalid(ServerError):
     hint = "Compare the request with docs/reference/local-api.md"
 
 
-class ReferenceInvalid(ServerError):
+class ReferenceInvalid(Refused):
     """The reference is not one. Pass the reference exactly as put returned it; it is one token without spaces."""
 
     name = "reference-invalid"
@@ -49,7 +49,7 @@ class ReferenceInvalid(ServerError):
     hint = "Pass the reference exactly as put returned it; it is one token without spaces"
 
 
-class ReferenceAmbiguous(ServerError):
+class ReferenceAmbiguous(Refused):
     """The request has two payloads. Send one reference, or a body, not both."""
 
     name = "reference-ambiguous"
@@ -60,7 +60,7 @@ class ReferenceAmbiguous(ServerError):
     hint = "Send one reference, or a body, not both"
 
 
-class ReferenceWrongReceiver(ServerError):
+class ReferenceWrongReceiver(Refused):
     """The reference was made for another service. Ask its holder for a reference without a receiver, or narrowed to this service."""
 
     name = "reference-wrong-receiver"
@@ -71,7 +71,7 @@ class ReferenceWrongReceiver(ServerError):
     hint = "Ask its holder for a reference without a receiver, or narrowed to this service"
 
 
-class PeerForbidden(ServerError):
+class PeerForbidden(Refused):
     """The producer's address may not be dialled. Add its network to ZIPLINE_PEER_CIDRS if it is one of yours."""
 
     name = "peer-forbidden"
@@ -82,7 +82,7 @@ class PeerForbidden(ServerError):
     hint = "Add its network to ZIPLINE_PEER_CIDRS if it is one of yours"
 
 
-class ReferenceUnknownKey(ServerError):
+class ReferenceUnknownKey(Refused):
     """The reference was sealed with a key that is not here. Producer and consumer must share a trust domain; after a key rotation, try again."""
 
     name = "reference-unknown-key"
@@ -93,7 +93,7 @@ class ReferenceUnknownKey(ServerError):
     hint = "Producer and consumer must share a trust domain; after a key rotation, try again"
 
 
-class ReferenceExpired(ServerError):
+class ReferenceExpired(Refused):
     """The reference has expired. Put the payload again, with a longer ttl."""
 
     name = "reference-expired"
@@ -104,7 +104,7 @@ class ReferenceExpired(ServerError):
     hint = "Put the payload again, with a longer ttl"
 
 
-class ReferenceExhausted(ServerError):
+class ReferenceExhausted(Refused):
     """Every retrieval of the object was used, or it was released. Put with as many retrievals as there are readers."""
 
     name = "reference-exhausted"
@@ -115,7 +115,7 @@ class ReferenceExhausted(ServerError):
     hint = "Put with as many retrievals as there are readers"
 
 
-class AttemptsExhausted(ServerError):
+class AttemptsExhausted(Refused):
     """The object was begun too often without being read to its end. See why readers do not acknowledge; raise ZIPLINE_ATTEMPTS_EXTRA if they are that many."""
 
     name = "attempts-exhausted"
@@ -126,7 +126,7 @@ class AttemptsExhausted(ServerError):
     hint = "See why readers do not acknowledge; raise ZIPLINE_ATTEMPTS_EXTRA if they are that many"
 
 
-class ProducerGone(ServerError):
+class ProducerGone(Refused):
     """The instance that held the object is no more. Put the payload again."""
 
     name = "producer-gone"
@@ -137,7 +137,7 @@ class ProducerGone(ServerError):
     hint = "Put the payload again"
 
 
-class EgressUnauthorized(ServerError):
+class EgressUnauthorized(Refused):
     """The egress was used without its token. Use the proxy URL from http_proxy or ZIPLINE_EGRESS_URL as it was given; it carries the token."""
 
     name = "egress-unauthorized"
@@ -148,7 +148,7 @@ class EgressUnauthorized(ServerError):
     hint = "Use the proxy URL from http_proxy or ZIPLINE_EGRESS_URL as it was given; it carries the token"
 
 
-class PayloadTooLarge(ServerError):
+class PayloadTooLarge(Refused):
     """The payload is larger than can be received. Raise ZIPLINE_BUFFER_BYTES or the sidecar's memory limit, or read it in ranges."""
 
     name = "payload-too-large"
@@ -159,7 +159,7 @@ class PayloadTooLarge(ServerError):
     hint = "Raise ZIPLINE_BUFFER_BYTES or the sidecar's memory limit, or read it in ranges"
 
 
-class RangeUnsatisfiable(ServerError):
+class RangeUnsatisfiable(Refused):
     """The range lies outside the payload. Ask for bytes below its size; HEAD tells it."""
 
     name = "range-unsatisfiable"
@@ -170,7 +170,7 @@ class RangeUnsatisfiable(ServerError):
     hint = "Ask for bytes below its size; HEAD tells it"
 
 
-class CalleeUnreachable(ServerError):
+class CalleeUnreachable(Refused):
     """The called service does not answer. See whether it is deployed and whether the ingress runs."""
 
     name = "callee-unreachable"
@@ -181,7 +181,7 @@ class CalleeUnreachable(ServerError):
     hint = "See whether it is deployed and whether the ingress runs"
 
 
-class ProducerUnreachable(ServerError):
+class ProducerUnreachable(Refused):
     """The instance that holds the object does not answer. See whether it still runs and whether its pull port is open to this network."""
 
     name = "producer-unreachable"
@@ -192,7 +192,7 @@ class ProducerUnreachable(ServerError):
     hint = "See whether it still runs and whether its pull port is open to this network"
 
 
-class PullUnauthenticated(ServerError):
+class PullUnauthenticated(Refused):
     """A pull was not made, or not answered, by a proxy of the trust domain. See that both sides have the same keys."""
 
     name = "pull-unauthenticated"
@@ -203,7 +203,7 @@ class PullUnauthenticated(ServerError):
     hint = "See that both sides have the same keys"
 
 
-class ClockSkew(ServerError):
+class ClockSkew(Refused):
     """The two machines' clocks are too far apart. Set both clocks by NTP."""
 
     name = "clock-skew"
@@ -214,7 +214,7 @@ class ClockSkew(ServerError):
     hint = "Set both clocks by NTP"
 
 
-class ProtocolUnsupported(ServerError):
+class ProtocolUnsupported(Refused):
     """The other proxy speaks another version. Finish the rollout, so that both are at most one release apart."""
 
     name = "protocol-unsupported"
@@ -225,7 +225,7 @@ class ProtocolUnsupported(ServerError):
     hint = "Finish the rollout, so that both are at most one release apart"
 
 
-class PayloadCorrupt(ServerError):
+class PayloadCorrupt(Refused):
     """The payload's bytes do not match their sums. Try again; if it repeats, suspect memory or the network between the two."""
 
     name = "payload-corrupt"
@@ -236,7 +236,7 @@ class PayloadCorrupt(ServerError):
     hint = "Try again; if it repeats, suspect memory or the network between the two"
 
 
-class PayloadAborted(ServerError):
+class PayloadAborted(Refused):
     """The object's writer failed before it was complete. Put the payload again."""
 
     name = "payload-aborted"
@@ -247,7 +247,7 @@ class PayloadAborted(ServerError):
     hint = "Put the payload again"
 
 
-class BufferFull(ServerError):
+class BufferFull(Refused):
     """The object buffer is full. Wait for consumers to read, or raise ZIPLINE_BUFFER_BYTES."""
 
     name = "buffer-full"
@@ -258,7 +258,7 @@ class BufferFull(ServerError):
     hint = "Wait for consumers to read, or raise ZIPLINE_BUFFER_BYTES"
 
 
-class Draining(ServerError):
+class Draining(Refused):
     """The instance is shutting down. Put at another instance."""
 
     name = "draining"
@@ -269,7 +269,7 @@ class Draining(ServerError):
     hint = "Put at another instance"
 
 
-class CallTimeout(ServerError):
+class CallTimeout(Refused):
     """The called service did not answer in time. See the callee; raise ZIPLINE_INVOKE_TIMEOUT_SECONDS for slow ones."""
 
     name = "call-timeout"
@@ -280,7 +280,7 @@ class CallTimeout(ServerError):
     hint = "See the callee; raise ZIPLINE_INVOKE_TIMEOUT_SECONDS for slow ones"
 
 
-class PullIdleTimeout(ServerError):
+class PullIdleTimeout(Refused):
     """No byte of the payload came for too long. See the producer and the network; raise ZIPLINE_PULL_IDLE_TIMEOUT_SECONDS for slow writers."""
 
     name = "pull-idle-timeout"
@@ -292,7 +292,7 @@ class PullIdleTimeout(ServerError):
 
 
 #: Error classes by the name that stands in `Zipline-Error`.
-BY_NAME: Dict[str, Type[ServerError]] = {
+BY_NAME: Dict[str, Type[Refused]] = {
     "request-invalid": RequestInvalid,
     "reference-invalid": ReferenceInvalid,
     "reference-ambiguous": ReferenceAmbiguous,

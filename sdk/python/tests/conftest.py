@@ -1,0 +1,17 @@
+import pathlib
+import tempfile
+
+import pytest
+
+
+@pytest.fixture
+def scratch():
+    """A directory with a short path: a Unix socket's may have no more than 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="zlp") as folder:
+        yield pathlib.Path(folder)
+
+
+@pytest.fixture(scope="module")
+def module_scratch():
+    with tempfile.TemporaryDirectory(prefix="zlp") as folder:
+        yield pathlib.Path(folder)
