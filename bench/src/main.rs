@@ -2,6 +2,7 @@
 //!
 //! Each bench prints a table or, with `--json`, one JSON document on standard output; progress goes to standard error; raw
 //! samples with seed, machine and settings always go to a file. Ratios are taken within one run, round by round.
+#![forbid(unsafe_code)]
 
 mod function;
 mod interrupt;
