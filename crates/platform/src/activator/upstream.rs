@@ -25,7 +25,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Idle connections that turn out to be closed before a new one is opened.
 const STALE_TRIES_MAX: usize = 4;
 
-/// The protocol a request came in and goes on in.
+/// The protocol a request goes on in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wire {
     Http1,

@@ -19,6 +19,7 @@ use zipline_core::kpa::RequestPath;
 use super::route::{self, Routes};
 use crate::activator::upstream::{UpstreamError, Wire};
 use crate::activator::{InFlight, NoPlace, Outcome, Place, Traffic};
+use crate::manifest::Protocol;
 use crate::revision::Revision;
 
 /// Instances a request is brought to before it is given up; only one that was never sent is brought to another.
@@ -45,7 +46,7 @@ pub(super) async fn forward(request: Request<Incoming>, peer: SocketAddr, routes
     };
     let mut request = request;
     let upgrade = request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
-    let wire = if request.version() == Version::HTTP_2 { Wire::Http2 } else { Wire::Http1 };
+    let wire = wire(&revision, upgrade.is_some());
     let host = route::host(request.uri(), request.headers()).unwrap_or_default().to_owned();
     prepare(&mut request, &host, peer, &revision, wire);
 
@@ -135,6 +136,10 @@ impl Passage {
         } else if wire == Wire::Http1 {
             headers.insert(header::HOST, original);
         }
+        if wire == Wire::Http2 {
+            // Its place is the target.
+            headers.remove(header::HOST);
+        }
     }
 
     fn refused(&self, error: &NoPlace) -> Response<AnswerBody> {
@@ -145,6 +150,15 @@ impl Passage {
         };
         self.traffic().ended(outcome);
         refusal(status, &error.to_string())
+    }
+}
+
+/// The protocol in which a function is spoken to is its revision's, whichever its callers use. Only HTTP/1.1 can be
+/// upgraded to something else.
+fn wire(revision: &Revision, upgrade: bool) -> Wire {
+    match revision.spec.function.protocol {
+        Protocol::H2c if !upgrade => Wire::Http2,
+        Protocol::H2c | Protocol::Http1 => Wire::Http1,
     }
 }
 
