@@ -75,6 +75,8 @@ pub(super) fn read(mut document: Fields, over: &AutoscalerSettings, report: &mut
         // The stock ConfigMap carries its documentation under this key.
         if key == "_example" {
             report.warn(&field.path, field.place, "is ignored: it is documentation");
+        } else if over.flags.contains_key(&key) {
+            report.warn(&field.path, field.place, "is ignored: the platform was started with a value of its own for it");
         } else if let Some(value) = field.text(report) {
             values.insert(key, value);
         }

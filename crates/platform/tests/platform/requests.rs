@@ -216,3 +216,19 @@ async fn a_stock_functions_large_post_reaches_its_callee_past_the_activator() ->
     world.end().await;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_goes_away_no_longer_waits_for_an_instance() -> Result<()> {
+    let world = World::start().await?;
+    world.apply_command("never", &[], "timeoutSeconds: 300", "command: [sleep, \"1000\"]").await?;
+    let address = world.platform.info().ingress.trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: never.default.localhost\r\n\r\n").await?;
+    wait::until("the request to wait", LIMIT, async || world.status().await, |status| status.waiting == 1).await?;
+    drop(stream);
+    wait::until("nobody to wait", LIMIT, async || world.status().await, |status| status.waiting == 0).await?;
+    let in_flight = world.service("never").await?.revisions[0].in_flight;
+    assert_eq!(in_flight, 0);
+    world.end().await;
+    Ok(())
+}

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
 use zipline_core::kpa::{LogRecord, replay};
 use zipline_platform::DecisionRecord;
-use zipline_platform::model::Phase;
+use zipline_platform::model::{InstanceView, Phase, ServiceView};
 use zipline_testkit::{census, wait};
 
 use crate::world::{LIMIT, World};
@@ -60,9 +60,7 @@ async fn a_service_goes_from_yaml_to_many_instances_to_none_and_serves_again_fro
 async fn a_deleted_service_is_unknown_at_once_and_leaves_no_process() -> Result<()> {
     let world = World::start().await?;
     world.apply("gone", &[("autoscaling.knative.dev/min-scale", "2")], "timeoutSeconds: 10").await?;
-    let two = |instances: &Vec<_>| {
-        instances.iter().filter(|i: &&zipline_platform::model::InstanceView| i.state == Phase::Ready).count() == 2
-    };
+    let two = |instances: &Vec<_>| instances.iter().filter(|i: &&InstanceView| i.state == Phase::Ready).count() == 2;
     let instances = wait::until("two ready instances", LIMIT, async || world.instances().await, two).await?;
     let answer = world.control("DELETE", "/v1/services/default/gone").await?;
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -88,9 +86,7 @@ async fn a_new_revision_takes_over_when_it_is_ready_and_never_when_it_is_broken(
     assert_eq!(world.get("app", "/").await?.json()?["env"]["VERSION"], "one");
 
     world.apply_command("app", &[], "timeoutSeconds: 10", "command: [sh, -c, exit 7]").await?;
-    let broken = |service: &zipline_platform::model::ServiceView| {
-        service.reason.as_deref().is_some_and(|reason| reason.contains("is started again in"))
-    };
+    let broken = |service: &ServiceView| service.reason.as_deref().is_some_and(|reason| reason.contains("is started again in"));
     let service = wait::until("the broken revision to crash", LIMIT, async || world.service("app").await, broken).await?;
     assert_eq!((service.routed_revision.as_deref(), service.latest_revision.as_str()), (Some("app-00001"), "app-00002"));
     assert_eq!(world.get("app", "/").await?.json()?["env"]["VERSION"], "one");
@@ -98,8 +94,31 @@ async fn a_new_revision_takes_over_when_it_is_ready_and_never_when_it_is_broken(
     world.apply_command("app", &[], "timeoutSeconds: 10", &container("three")).await?;
     world.ready("app").await?;
     assert_eq!(world.get("app", "/").await?.json()?["env"]["VERSION"], "three");
-    let alone = |service: &zipline_platform::model::ServiceView| service.revisions.len() == 1;
+    let alone = |service: &ServiceView| service.revisions.len() == 1;
     wait::until("the old revisions to go", LIMIT, async || world.service("app").await, alone).await?;
+    world.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_config_autoscaler_is_in_force_at_once_unless_a_service_contradicts_it() -> Result<()> {
+    let world = World::start().await?;
+    world.apply("echo", &[("autoscaling.knative.dev/initial-scale", "2")], "timeoutSeconds: 10").await?;
+    let two = |service: &ServiceView| service.instances.ready == 2;
+    wait::until("two instances", LIMIT, async || world.service("echo").await, two).await?;
+    let config_map =
+        |data: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: config-autoscaler }}\ndata: {data}\n");
+    let keep_one = config_map("{ enable-scale-to-zero: \"false\" }");
+    let answer = world.control_with("POST", "/v1/apply?base_dir=/", keep_one).await?;
+    assert_eq!(answer.json()?["config_autoscaler"], true, "{}", answer.text());
+    let one = |service: &ServiceView| {
+        let scale = service.revisions[0].scale;
+        service.instances.ready == 1 && scale.is_some_and(|scale| scale.want == Some(1) && scale.stable == Some(0.0))
+    };
+    wait::until("one instance without any load", LIMIT, async || world.service("echo").await, one).await?;
+
+    let refused = world.control_with("POST", "/v1/apply?base_dir=/", config_map("{ max-scale-up-rate: \"0.5\" }")).await?;
+    assert_eq!((refused.status.as_u16(), refused.error()), (400, "manifest-invalid"));
     world.end().await;
     Ok(())
 }
