@@ -27,7 +27,8 @@ pub(super) fn manifests(mapreduce: &Path, language: Language) -> Result<Vec<(&'s
     ])
 }
 
-/// A service that runs one request at a time in an instance, and begins with as many instances as it may have.
+/// A service that runs one request at a time in an instance, and keeps as many instances as it may have: a run is
+/// short, and what an instance puts is refused once it is being scaled in.
 fn service(name: &str, scale: u32, container: &Value) -> Value {
     json!({
         "apiVersion": "serving.knative.dev/v1",
@@ -35,7 +36,7 @@ fn service(name: &str, scale: u32, container: &Value) -> Value {
         "metadata": { "name": name },
         "spec": { "template": {
             "metadata": { "annotations": {
-                "autoscaling.knative.dev/initial-scale": scale.to_string(),
+                "autoscaling.knative.dev/min-scale": scale.to_string(),
                 "autoscaling.knative.dev/max-scale": scale.to_string(),
             } },
             "spec": { "containerConcurrency": 1, "timeoutSeconds": 300, "containers": [container] },
