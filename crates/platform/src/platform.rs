@@ -61,9 +61,8 @@ impl PlatformConfig {
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
         let mut proxy_settings = BTreeMap::new();
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with(SETTING_PREFIX)) {
-            let Some(setting) = settings::ALL.iter().find(|setting| setting.variable == *name) else { continue };
-            if let Some(usable) = check_setting(setting, value) {
-                usable.map_err(|rule| PlatformError::Setting { name: name.clone(), value: value.clone(), rule })?;
+            // Others are the platform's own, or of programs that are not queue-proxies.
+            if check_proxy_setting(name, value)? {
                 proxy_settings.insert(name.clone(), value.clone());
             }
         }
@@ -79,6 +78,16 @@ impl PlatformConfig {
             proxy_binary,
             environment,
         })
+    }
+}
+
+/// Whether a variable is a setting that an operator may give to queue-proxies.
+fn check_proxy_setting(name: &str, value: &str) -> Result<bool, PlatformError> {
+    let setting = settings::ALL.iter().find(|setting| setting.variable == name);
+    let Some(usable) = setting.and_then(|setting| check_setting(setting, value)) else { return Ok(false) };
+    match usable {
+        Ok(()) => Ok(true),
+        Err(rule) => Err(PlatformError::Setting { name: name.to_owned(), value: value.to_owned(), rule }),
     }
 }
 
@@ -163,6 +172,12 @@ impl Platform {
     pub async fn start(config: PlatformConfig) -> Result<Self, PlatformError> {
         let io_error = |what| move |source| PlatformError::Io { what, source };
         let settings = AutoscalerSettings::from_flags(config.autoscaler)?;
+        for (name, value) in &config.proxy_settings {
+            if !check_proxy_setting(name, value)? {
+                let rule = "a setting of queue-proxies that may be given; docs/reference/settings.md has them".to_owned();
+                return Err(PlatformError::Setting { name: name.clone(), value: value.clone(), rule });
+            }
+        }
         if !config.proxy_binary.is_file() {
             return Err(PlatformError::NoQueueProxy { path: config.proxy_binary });
         }

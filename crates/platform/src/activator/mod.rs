@@ -21,7 +21,7 @@ use zipline_core::breaker::{QueueFull, Ticket};
 use zipline_core::stats::{ActivatorReport, ActivatorStats, Stat};
 
 use crate::clock;
-use crate::supervisor::Instance;
+use crate::supervisor::{Busy, Instance};
 pub use traffic::PathCount;
 pub(crate) use traffic::{Outcome, Traffic};
 use upstream::Upstream;
@@ -83,7 +83,7 @@ impl Activator {
         let mut known = std::mem::take(&mut inner.backends);
         for instance in instances {
             let backend = known.remove(&instance.address).unwrap_or_else(|| {
-                Arc::new(Backend { instance: Arc::clone(instance), upstream: Upstream::new(instance.requests()) })
+                Arc::new(Backend { instance: Arc::clone(instance), upstream: Upstream::new(instance.request_address()) })
             });
             inner.backends.insert(instance.address, backend);
         }
@@ -194,7 +194,11 @@ impl Inner {
     fn placed(&mut self, activator: &Arc<Activator>, assignment: Assignment<Key>, kind: Kind) -> Option<Place> {
         // An instance that stopped being ready after it was assigned is still the best there is: it drains.
         match self.backends.get(&assignment.pod) {
-            Some(backend) => Some(Place { activator: Arc::clone(activator), backend: Arc::clone(backend), assignment, kind }),
+            Some(backend) => {
+                let busy = backend.instance.count_request();
+                let (activator, backend) = (Arc::clone(activator), Arc::clone(backend));
+                Some(Place { activator, backend, assignment, kind, _busy: busy })
+            }
             None => {
                 self.finish(&assignment, kind);
                 None
@@ -229,6 +233,7 @@ pub(crate) struct Place {
     pub(crate) backend: Arc<Backend>,
     assignment: Assignment<Key>,
     kind: Kind,
+    _busy: Busy,
 }
 
 impl Drop for Place {

@@ -28,7 +28,7 @@ pub(crate) struct Traffic {
     bytes_out: AtomicU64,
 }
 
-/// The counts of a [`Traffic`] at one moment.
+/// Requests and body bytes of one way through the front door, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathCount {
     /// Requests that an instance answered.

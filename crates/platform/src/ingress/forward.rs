@@ -129,7 +129,7 @@ impl Passage {
             headers.insert(headers::K_PROXY_REQUEST, HeaderValue::from_static("activator"));
             headers.entry(headers::K_ORIGINAL_HOST).or_insert(original);
             if wire == Wire::Http1
-                && let Ok(address) = HeaderValue::from_str(&place.backend.instance.requests().to_string())
+                && let Ok(address) = HeaderValue::from_str(&place.backend.instance.request_address().to_string())
             {
                 headers.insert(header::HOST, address);
             }

@@ -93,6 +93,8 @@ pub(crate) struct Instance {
     pub(super) slot: Slot,
     pub(super) egress_token: String,
     pub(super) counters: Arc<Counters>,
+    /// Requests that were brought to it and have not ended.
+    requests: watch::Sender<usize>,
     /// Told whenever the status changes.
     changed: Arc<Notify>,
     pub(super) status: watch::Sender<InstanceStatus>,
@@ -137,6 +139,7 @@ impl Instance {
             slot,
             egress_token: secrets::egress_token()?,
             counters,
+            requests: watch::Sender::new(0),
             changed,
             status: watch::Sender::new(status),
             stop: watch::Sender::new(None),
@@ -144,8 +147,21 @@ impl Instance {
         }))
     }
 
+    /// Counts a request until the answered guard is dropped.
+    pub(crate) fn count_request(self: &Arc<Self>) -> Busy {
+        self.requests.send_modify(|count| *count += 1);
+        Busy { instance: Arc::clone(self) }
+    }
+
+    /// Waits until no request is with it. New ones may come, unless it was asked to stop before.
+    pub(super) async fn idle(&self) {
+        if self.requests.subscribe().wait_for(|count| *count == 0).await.is_err() {
+            debug_assert!(false, "the sender is our own");
+        }
+    }
+
     /// Where its queue-proxy takes requests.
-    pub(crate) fn requests(&self) -> SocketAddr {
+    pub(crate) fn request_address(&self) -> SocketAddr {
         (self.address, request_port(self.spec.function.protocol)).into()
     }
 
@@ -232,6 +248,18 @@ impl Instance {
             status.phase = phase;
             reason.clone_into(&mut status.reason);
         });
+    }
+}
+
+/// A request that is with an instance.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    instance: Arc<Instance>,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.instance.requests.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 

@@ -200,16 +200,9 @@ impl Instance {
     /// Ends both processes as asked; a drain under way turns quick when that is asked for.
     async fn wind_down(&self, mode: StopMode, proxy: &mut Process, function: Option<&mut Process>) {
         if mode == StopMode::Drain {
-            proxy.signal(Signal::TERM);
-            let limit = Duration::from_secs(self.spec.limits.timeout_seconds.into());
             tokio::select! {
                 biased;
-                drained = timeout(limit, proxy.ended()) => {
-                    if drained.is_err() {
-                        self.log.say(format!("the drain was not over within {limit:?} (timeoutSeconds): what it held is lost"));
-                        proxy.signal(Signal::KILL);
-                    }
-                }
+                () = self.drain(proxy) => {}
                 _quick = self.asked_to_stop(StopMode::Quick) => {}
             }
         }
@@ -224,6 +217,26 @@ impl Instance {
                 tokio::join!(stop(proxy, "the queue-proxy"), stop(function, "the function"));
             }
             None => stop(proxy, "the queue-proxy").await,
+        }
+    }
+
+    /// Lets requests end, then what is held be read, each within the revision's timeout.
+    ///
+    /// Kubernetes would signal at once, and a function that is still working could no longer put what it has worked
+    /// out. Here it is known which requests are with it, and that no new ones come.
+    async fn drain(&self, proxy: &mut Process) {
+        let limit = Duration::from_secs(self.spec.limits.timeout_seconds.into());
+        tokio::select! {
+            biased;
+            _ended = proxy.ended() => return,
+            idle = timeout(limit, self.idle()) => if idle.is_err() {
+                self.log.say(format!("requests are still going on after {limit:?} (timeoutSeconds) and will be cut"));
+            }
+        }
+        proxy.signal(Signal::TERM);
+        if timeout(limit, proxy.ended()).await.is_err() {
+            self.log.say(format!("the drain was not over within {limit:?} (timeoutSeconds): what it held is lost"));
+            proxy.signal(Signal::KILL);
         }
     }
 

@@ -23,7 +23,7 @@ pub(crate) use client_proxy::{ClientProxy, ClientProxyError};
 pub use environment::PASSED_ON;
 pub(crate) use host::{Host, HostOptions};
 pub use instance::Phase;
-pub(crate) use instance::{Counters, Instance, StopMode};
+pub(crate) use instance::{Busy, Counters, Instance, StopMode};
 pub(crate) use log::InstanceLog;
 pub use log::{LINES_MAX, LogLine, Stream};
 pub(crate) use orphans::end_all as end_orphans;

@@ -78,7 +78,7 @@ async fn while_ready(instance: &Instance) {
 }
 
 async fn answers(instance: &Instance, limit: Duration) -> bool {
-    let ask = Ask::get(instance.requests(), "/")
+    let ask = Ask::get(instance.request_address(), "/")
         .header("user-agent", "Knative-Activator-Probe")
         .header(headers::K_NETWORK_PROBE, "queue");
     match timeout(limit, http_client::ask(ask)).await {

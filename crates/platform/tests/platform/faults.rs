@@ -88,6 +88,10 @@ async fn a_second_platform_runs_beside_the_first_but_not_on_its_directory_or_por
     taken.ingress = first.platform.info().ingress.trim_start_matches("http://").parse()?;
     let error = Platform::start(taken).await.err().context("must be refused")?;
     assert!(matches!(error, PlatformError::Ingress(_)) && error.to_string().contains("is taken"), "{error}");
+    let mut mistaken = config(scratch.join("state"))?;
+    mistaken.proxy_settings.insert("ZIPLINE_LEASE_SECONDS".to_owned(), "soon".to_owned());
+    let error = Platform::start(mistaken).await.err().context("must be refused")?;
+    assert!(error.to_string().contains("ZIPLINE_LEASE_SECONDS: `soon` is not seconds"), "{error}");
     first.end().await;
     assert_eq!(second.get("echo", "/").await?.status, 200, "the second does not notice the first's end");
     second.end().await;

@@ -23,6 +23,7 @@ class Producer(http.server.BaseHTTPRequestHandler):
         url = urlparse(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         answer = {"pid": os.getpid()}
+        time.sleep(float(query.get("sleep_before", "0")))
         if "bytes" in query:
             local = Local("local")
             local.request("POST", "/v1/objects?ttl=600s", b"x" * int(query["bytes"]))
@@ -124,6 +125,27 @@ async fn what_a_draining_instance_holds_can_still_be_read() -> Result<()> {
     wait::until("it to drain", LIMIT, async || world.instances().await, stopping).await?;
     let got = get_object(&world, reference).await?;
     assert_eq!((got.status.as_u16(), got.body.len()), (200, 1_000_000), "{}", got.text());
+    world.until_no_instance().await?;
+    world.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_must_go_still_puts_what_its_last_request_is_about() -> Result<()> {
+    let world = World::start().await?;
+    world.scratch.write("producer.py", PRODUCER)?;
+    world.apply_command("producer", &[], "timeoutSeconds: 60", CONTAINER).await?;
+    world.ready("producer").await?;
+    let stop_it = async {
+        let busy = |service: &ServiceView| service.revisions[0].in_flight == 1;
+        wait::until("the request to be under way", LIMIT, async || world.service("producer").await, busy).await?;
+        world.control("DELETE", "/v1/services/default/producer").await
+    };
+    let (answer, deleted) = tokio::try_join!(world.get("producer", "/put?sleep_before=3&bytes=1000"), stop_it)?;
+    assert_eq!((answer.status.as_u16(), deleted.status.as_u16()), (200, 200), "{}", answer.text());
+    let answer = answer.json()?;
+    let got = get_object(&world, answer["reference"].as_str().context("a reference")?).await?;
+    assert_eq!((got.status.as_u16(), got.body.len()), (200, 1000), "{}", got.text());
     world.until_no_instance().await?;
     world.end().await;
     Ok(())
