@@ -13,7 +13,7 @@
 //! # }
 //! ```
 //!
-//! A function serves with [`serve`] or [`Server`] and calls others with [`Client::invoke`]. Which way bytes take
+//! A function serves with [`serve()`] or [`Server`] and calls others with [`Client::invoke`]. Which way bytes take
 //! (`ZIPLINE_TRANSFER`) is configuration, never code. The SDK speaks to the function's own queue-proxy alone, holds no
 //! key and knows nothing of the wire between proxies. `docs/reference/local-api.md` is all it relies on.
 #![forbid(unsafe_code)]

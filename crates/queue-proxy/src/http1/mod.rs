@@ -7,7 +7,7 @@
 //! `Connection: close` when the function answers before it has read the request (`docs/decisions/0011-own-http1-proxy.md`).
 //!
 //! [`head`] reads and checks heads (what is ambiguous is refused, so that no two readers can disagree about where a request
-//! ends), [`body`] finds payload bytes in a framed body and frames them anew, [`write`] puts heads down, [`Conn`] is a
+//! ends), [`body`] finds payload bytes in a framed body and frames them anew, [`mod@write`] puts heads down, [`Conn`] is a
 //! connection with its two buffers. None of them knows what a request is for.
 
 pub mod body;

@@ -1,7 +1,7 @@
 //! Connections to the function.
 //!
 //! A request goes on as it came: HTTP/1 requests take one of the kept connections ([`Http1Pool`]) or a new one for
-//! themselves, HTTP/2 requests share connections ([`Http2Pool`]). Both dial the same way ([`connect`]).
+//! themselves, HTTP/2 requests share connections ([`Http2Pool`]). Both dial the same way ([`connect()`]).
 
 mod connect;
 mod http1_pool;
