@@ -44,3 +44,8 @@ pub use payload::{Payload, PayloadBuffer, PayloadWriter};
 pub use reference::Reference;
 pub use serve::{Server, serve, serve_with};
 pub use zipline_contract::ErrorCode;
+
+/// The samples of `README.md` are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
