@@ -15,6 +15,9 @@ pub(crate) struct Vectors {
     _about: String,
     pub(crate) worlds: BTreeMap<String, BTreeMap<String, String>>,
     payloads: BTreeMap<String, PayloadSpec>,
+    /// The payloads' bytes: made once, because each step compares with some of them.
+    #[serde(skip)]
+    made: BTreeMap<String, Vec<u8>>,
     pub(crate) cases: Vec<Case>,
 }
 
@@ -220,26 +223,34 @@ impl Vectors {
     pub(crate) fn load() -> Result<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../conformance/vectors/sdk.json");
         let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        let vectors: Self = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        let mut vectors: Self = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
         ensure!(vectors.schema == 1, "schema {} of {}; this runner reads 1", vectors.schema, path.display());
+        let made = vectors.payloads.iter().map(|(name, spec)| Ok((name.clone(), spec.make(name)?)));
+        vectors.made = made.collect::<Result<_>>()?;
         Ok(vectors)
     }
 
-    /// The bytes of a named payload, checked against the file's own sum.
+    /// The bytes of a named payload.
     pub(crate) fn payload(&self, name: &str) -> Result<Vec<u8>> {
-        let spec = self.payloads.get(name).with_context(|| format!("payload `{name}` is not in the file"))?;
-        let bytes = match (&spec.text, spec.seed) {
+        self.made.get(name).cloned().with_context(|| format!("payload `{name}` is not in the file"))
+    }
+}
+
+impl PayloadSpec {
+    /// The payload's bytes, checked against the file's own sum.
+    fn make(&self, name: &str) -> Result<Vec<u8>> {
+        let bytes = match (&self.text, self.seed) {
             (Some(text), None) => text.clone().into_bytes(),
             (None, Some(seed)) => {
-                let blocks = (0..spec.length.div_ceil(32)).map(|counter| Sha256::digest(format!("{seed}:{counter}")));
+                let blocks = (0..self.length.div_ceil(32)).map(|counter| Sha256::digest(format!("{seed}:{counter}")));
                 let mut bytes = blocks.flatten().collect::<Vec<u8>>();
-                bytes.truncate(spec.length);
+                bytes.truncate(self.length);
                 bytes
             }
             _ => anyhow::bail!("payload `{name}` has either text or seed"),
         };
         let sum: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        ensure!(bytes.len() == spec.length && sum == spec.sha256, "payload `{name}` is not what the file says");
+        ensure!(bytes.len() == self.length && sum == self.sha256, "payload `{name}` is not what the file says");
         Ok(bytes)
     }
 }
