@@ -38,6 +38,10 @@ pub(crate) fn body(incoming: Incoming, delivered: Delivered) -> impl Body<Data =
 
 impl Delivery {
     async fn next(&mut self) -> Option<Result<Bytes, Problem>> {
+        if self.left == Some(0) {
+            // Asking on would begin a read that whoever has its length drops in the middle, and the pull would be lost.
+            return None;
+        }
         let incoming = self.incoming.as_mut()?;
         match incoming.next_block().await {
             Ok(Some(bytes)) => {
