@@ -1,0 +1,107 @@
+//! Functions that die, platforms that meet, ports that are taken: a named error each, and everything still serving.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use http::{Request, StatusCode};
+use rustix::process::Signal;
+use zipline_contract::headers;
+use zipline_testkit::{Payload, Scratch, census, http as client, wait};
+
+use crate::up::{LIMIT, Up, program};
+
+const MIB: u64 = 1024 * 1024;
+
+#[tokio::test]
+async fn a_call_to_a_function_that_was_killed_can_be_repeated_and_then_frees_its_object() -> Result<()> {
+    let up = Up::start().await?;
+    up.apply("sha", &[], 0).await?;
+    let payload = Payload::new(20 * MIB, 3);
+    let reference = up.put("ttl=5m", &payload).await?;
+    let mark = up.scratch.join("mark");
+    for dies in ["before", "during", "after"] {
+        std::fs::write(&mark, "")?;
+        let path = format!("/?mark={}&dies={dies}", mark.display());
+        let answer = up.send("sha", Request::post(path).header(headers::REFERENCE, &reference)).await?;
+        assert!(answer.status.is_server_error(), "dying {dies} reading was answered {}", answer.status);
+        // Its process is started again; until then its queue-proxy has nobody to ask.
+        let again = async || Ok(up.send("sha", Request::get("/")).await?.status);
+        wait::until("the function to be there again", LIMIT, again, |status| *status == StatusCode::OK).await?;
+    }
+    let answer = up.send("sha", Request::post("/").header(headers::REFERENCE, &reference)).await?;
+    assert_eq!(answer.json()?["sha256"], payload.sha256(), "the retry gets it whole");
+    let state = Request::head("/v1/objects").header(headers::REFERENCE, &reference).body(client::empty())?;
+    let freed = client::send(&up.client()?, state).await?;
+    assert_eq!(freed.error(), "reference-exhausted", "{}", freed.status);
+    up.at_rest(Duration::from_secs(30)).await
+}
+
+#[tokio::test]
+async fn a_second_platform_on_the_same_state_directory_is_refused_by_the_firsts_pid_and_elsewhere_both_run() -> Result<()> {
+    let first = Up::start().await?;
+    let mut refused = program(&first.state, 0)?.start(&first.scratch)?;
+    let status = refused.ended(LIMIT).await?;
+    assert!(!status.success());
+    let said = refused.stderr() + &refused.stdout();
+    assert!(said.contains(&first.process.pid().to_string()), "the first's pid is named: {said}");
+    assert!(said.contains("state-in-use") || said.contains("hint"), "{said}");
+
+    let second = Up::start().await?;
+    assert_ne!(first.info["network"], second.info["network"], "each has addresses of its own");
+    for up in [&first, &second] {
+        up.apply("sha", &[], 0).await?;
+        assert_eq!(up.send("sha", Request::get("/")).await?.status, StatusCode::OK);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_and_leaves_nothing_behind() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = taken.local_addr()?.port();
+    let mut refused = program(&scratch.join("state"), port)?.start(&scratch)?;
+    let status = refused.ended(LIMIT).await?;
+    let said = refused.stderr() + &refused.stdout();
+    assert!(!status.success() && said.contains(&port.to_string()), "{status} {said}");
+    assert!(census::descendants(refused.pid())?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_child_outlives_a_platform_that_was_killed() -> Result<()> {
+    let up = Up::start().await?;
+    up.apply("sha", &[("autoscaling.knative.dev/min-scale", "2")], 0).await?;
+    let two = async || Ok(up.instances("sha").await?.iter().filter(|instance| instance["state"] == "ready").count());
+    wait::until("two ready instances", LIMIT, two, |ready| *ready == 2).await?;
+    let children = census::descendants(up.process.pid())?;
+    assert!(children.len() >= 5, "two functions, two queue-proxies and the client proxy: {children:?}");
+    up.process.signal(Signal::KILL)?;
+    let left = async || Ok(children.iter().filter(|child| census::is_running(child.pid)).count());
+    wait::until("the children to be gone", Duration::from_secs(10), left, |left| *left == 0).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn yaml_that_is_wrong_is_refused_with_every_mistake_and_the_platform_goes_on() -> Result<()> {
+    let up = Up::start().await?;
+    let bad = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: Bad_Name}\nspec:\n  template:\n    spec:\n      containerConcurrency: -1\n      conteiners: []\n";
+    let file = up.scratch.write("bad.yaml", bad)?;
+    let mut applied = zipline_testkit::Program::built("zipline")?
+        .args(["--json", "--state"])
+        .arg(&up.state)
+        .args(["service", "apply", "-f"])
+        .arg(file)
+        .start(&up.scratch)?;
+    let status = applied.ended(LIMIT).await?;
+    let said = applied.stderr() + &applied.stdout();
+    assert!(!status.success(), "{said}");
+    for mistake in ["conteiners", "containerConcurrency", "Bad_Name"] {
+        assert!(said.contains(mistake), "{mistake} is not named in {said}");
+    }
+    up.apply("sha", &[], 0).await?;
+    let payload = Payload::new(MIB, 1);
+    let reference = up.put("", &payload).await?;
+    let answer = up.send("sha", Request::post("/").header(headers::REFERENCE, &reference)).await?;
+    assert_eq!(answer.json().context("the function's answer")?["sha256"], payload.sha256());
+    Ok(())
+}

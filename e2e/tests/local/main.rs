@@ -1,0 +1,7 @@
+//! Promises of `zipline up`, on the real binaries, with stock functions.
+
+mod faults;
+mod holds;
+mod load;
+mod payloads;
+mod up;
