@@ -55,6 +55,19 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Optio
     Ok((message.bytes, first))
 }
 
+/// Looks whether a byte has come, or the peer has closed, without taking it. `false`: closed.
+///
+/// An event loop's readiness is not enough to tell: it stays set until a read finds nothing.
+///
+/// # Errors
+/// `WouldBlock` when nothing has come. The connection's errors.
+pub fn peek(socket: impl AsFd) -> io::Result<bool> {
+    let mut byte = [0u8; 1];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (bytes, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&socket, &mut byte, flags))?;
+    Ok(bytes > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +79,19 @@ mod tests {
         near.set_nonblocking(true).expect("non-blocking");
         far.set_nonblocking(true).expect("non-blocking");
         (near, far)
+    }
+
+    #[test]
+    fn a_look_takes_nothing_and_tells_silence_from_a_close() {
+        let (near, far) = pair();
+        assert_eq!(peek(&far).expect_err("nothing came").kind(), io::ErrorKind::WouldBlock);
+        send(&near, b"x", Some(near.as_fd())).expect("sent");
+        assert!(peek(&far).expect("a byte came"));
+        let mut byte = [0];
+        let (bytes, descriptor) = receive(&far, &mut byte).expect("still there");
+        assert!(bytes == 1 && descriptor.is_some(), "the look took something");
+        drop((near, descriptor));
+        assert!(!peek(&far).expect("closed"));
     }
 
     #[test]

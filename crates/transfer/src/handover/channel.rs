@@ -81,9 +81,11 @@ impl Channel {
         Ok(Some((serde_json::from_slice(&bytes).map_err(io::Error::other)?, descriptor)))
     }
 
-    /// Returns when the peer closes, or says something.
+    /// Returns when the peer closes, or says something; however long that takes.
+    ///
+    /// It looks for the byte itself: the runtime's readiness stays set after a message that was read to its last byte.
     pub(super) async fn readable(&self) -> io::Result<()> {
-        self.stream.readable().await
+        self.stream.async_io(Interest::READABLE, || fd_passing::peek(&self.stream)).await.map(|_| ())
     }
 
     /// Fills all of `buffer`; 0 when the peer closed before its first byte.
@@ -104,5 +106,30 @@ impl Channel {
             }
         }
         Ok(filled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_has_said_something_and_is_silent_now_is_not_taken_for_one_that_speaks() -> io::Result<()> {
+        let (near, far) = UnixStream::pair()?;
+        let (near, far) = (Channel::new(near)?, Channel::new(far)?);
+        near.send(&"first", None).await?;
+        let first: Option<(String, _)> = far.receive().await?;
+        assert_eq!(first.map(|(text, _)| text).as_deref(), Some("first"));
+        tokio::select! {
+            biased;
+            _ = far.readable() => panic!("nothing came after the first message"),
+            () = std::future::ready(()) => {}
+        }
+        near.send(&"second", None).await?;
+        far.readable().await?;
+        drop(near);
+        let second: Option<(String, _)> = far.receive().await?;
+        assert_eq!(second.map(|(text, _)| text).as_deref(), Some("second"));
+        far.readable().await
     }
 }

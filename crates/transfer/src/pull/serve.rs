@@ -100,8 +100,9 @@ async fn serve(inner: &Arc<Inner>, mut stream: TcpStream, peer: SocketAddr) -> i
 /// The next head: it may be waited for, but once it has begun it must come whole.
 async fn head(stream: &mut TcpStream, inbox: &mut BytesMut, idle_max: Duration) -> io::Result<Option<usize>> {
     if inbox.is_empty() {
-        match timeout(idle_max, stream.readable()).await {
-            Ok(readable) => readable?,
+        // Looks for the byte itself: readiness stays set after a request that was read to its last byte.
+        match timeout(idle_max, stream.peek(&mut [0])).await {
+            Ok(looked) => looked.map(|_| ())?,
             Err(_) => return Ok(None),
         }
     }
