@@ -17,7 +17,6 @@ pub(crate) struct Counters {
     pub(crate) handovers_made: AtomicU64,
     pub(crate) handovers_taken: AtomicU64,
     pub(crate) connections_served: AtomicUsize,
-    pub(crate) connections_made: AtomicUsize,
     pulls_ok: AtomicU64,
     pulls_failed: [AtomicU64; ErrorCode::ALL.len()],
     pull_buckets: [AtomicU64; PULL_SECONDS_BUCKETS.len() + 1],
@@ -69,7 +68,7 @@ impl Counters {
         }
     }
 
-    pub(crate) fn read(&self) -> Counted {
+    pub(crate) fn read(&self, connections_made: usize) -> Counted {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let failed = ErrorCode::ALL.iter().zip(&self.pulls_failed).map(|(code, count)| (*code, load(count)));
         Counted {
@@ -79,7 +78,7 @@ impl Counters {
             handovers_made: load(&self.handovers_made),
             handovers_taken: load(&self.handovers_taken),
             connections_served: self.connections_served.load(Ordering::Relaxed),
-            connections_made: self.connections_made.load(Ordering::Relaxed),
+            connections_made,
             pulls_ok: load(&self.pulls_ok),
             pulls_failed: failed.filter(|(_, count)| *count > 0).collect(),
             pull_seconds: std::array::from_fn(|bucket| self.pull_buckets.get(bucket).map(load).unwrap_or_default()),

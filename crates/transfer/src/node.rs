@@ -246,7 +246,7 @@ impl Node {
 
     /// What passed over connections since the start.
     pub fn counters(&self) -> Counted {
-        self.inner().counters.read()
+        self.inner().counters.read(self.inner().pool.open())
     }
 
     /// From now on no new puts; those that wait are refused. What is held stays readable.

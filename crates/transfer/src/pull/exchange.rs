@@ -12,7 +12,7 @@ use zipline_core::reference::KeyId;
 use super::body::write_all;
 use super::pool::{Connection, Use};
 use super::wire;
-use crate::config::{ANSWER_TIME_MAX, RETURNS_MAX};
+use crate::config::ANSWER_TIME_MAX;
 use crate::error::TransferError;
 use crate::node::Inner;
 use crate::random;
@@ -83,6 +83,9 @@ impl RemoteLease {
 
     /// From now on nothing but the function's own work keeps the read from its end: the producer is told that we live.
     pub(crate) fn keep(&mut self) {
+        if self.renewing.is_some() {
+            return;
+        }
         let (inner, wanted) = (Arc::clone(&self.inner), self.wanted.clone());
         // Not in a set of tasks: this lease owns it, and aborts it when it ends.
         let task = tokio::spawn(async move {
@@ -124,5 +127,3 @@ impl Drop for RemoteLease {
         });
     }
 }
-
-const _: () = assert!(RETURNS_MAX > 0);

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
@@ -36,6 +37,32 @@ pub(crate) enum Use {
 pub(crate) struct Pool {
     peers: Mutex<HashMap<SocketAddr, Arc<Peer>>>,
     parked: Notify,
+    open: Arc<AtomicUsize>,
+}
+
+/// Counts one connection while it is open, in use or not.
+#[derive(Debug)]
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn count(gauge: &Arc<AtomicUsize>) -> Self {
+        gauge.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(gauge))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that nobody uses now.
+#[derive(Debug)]
+struct Idle {
+    until: Instant,
+    stream: TcpStream,
+    open: Open,
 }
 
 #[derive(Debug)]
@@ -43,7 +70,7 @@ struct Peer {
     reads: Arc<Semaphore>,
     controls: Arc<Semaphore>,
     /// The longest unused in front.
-    idle: Mutex<VecDeque<(Instant, TcpStream)>>,
+    idle: Mutex<VecDeque<Idle>>,
 }
 
 /// A connection in use. Dropping it closes it.
@@ -55,6 +82,7 @@ pub(crate) struct Connection {
     /// Taken from the pool, so that the other side may have closed it meanwhile.
     pub(crate) reused: bool,
     peer: Arc<Peer>,
+    open: Open,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -69,11 +97,14 @@ impl Pool {
         };
         // Nobody closes these semaphores.
         let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, reused) = match peer.take_idle() {
-            Some(stream) => (stream, true),
-            None => (dial(inner, address).await?, false),
+        let (stream, open, reused) = match peer.take_idle() {
+            Some(Idle { stream, open, .. }) => (stream, open, true),
+            None => {
+                let open = Open::count(&self.open);
+                (dial(inner, address).await?, open, false)
+            }
         };
-        Ok(Connection { stream, inbox: BytesMut::new(), reused, peer, _permit: permit })
+        Ok(Connection { stream, inbox: BytesMut::new(), reused, peer, open, _permit: permit })
     }
 
     /// Keeps a connection whose last answer was read to its end.
@@ -81,7 +112,8 @@ impl Pool {
         if !connection.inbox.is_empty() || self.idle() >= POOLED_CONNECTIONS_MAX {
             return;
         }
-        lock(&connection.peer.idle).push_back((Instant::now() + POOLED_MAX, connection.stream));
+        let idle = Idle { until: Instant::now() + POOLED_MAX, stream: connection.stream, open: connection.open };
+        lock(&connection.peer.idle).push_back(idle);
         self.parked.notify_one();
     }
 
@@ -107,10 +139,10 @@ impl Pool {
         let mut next: Option<Instant> = None;
         lock(&self.peers).retain(|_, peer| {
             let mut idle = lock(&peer.idle);
-            while idle.front().is_some_and(|(until, _)| *until <= now) {
+            while idle.front().is_some_and(|idle| idle.until <= now) {
                 idle.pop_front();
             }
-            let first = idle.front().map(|(until, _)| *until);
+            let first = idle.front().map(|idle| idle.until);
             next = [next, first].into_iter().flatten().min();
             first.is_some() || Arc::strong_count(peer) > 1
         });
@@ -132,6 +164,11 @@ impl Pool {
         Arc::clone(peer)
     }
 
+    /// Connections that are open now, in use or not.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     fn idle(&self) -> usize {
         lock(&self.peers).values().map(|peer| lock(&peer.idle).len()).sum()
     }
@@ -139,12 +176,12 @@ impl Pool {
 
 impl Peer {
     /// The connection used last, unless the other side has closed it or says something unasked.
-    fn take_idle(&self) -> Option<TcpStream> {
-        let mut idle = lock(&self.idle);
-        while let Some((until, stream)) = idle.pop_back() {
-            let quiet = matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-            if quiet && until > Instant::now() {
-                return Some(stream);
+    fn take_idle(&self) -> Option<Idle> {
+        let mut unused = lock(&self.idle);
+        while let Some(idle) = unused.pop_back() {
+            let quiet = matches!(idle.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            if quiet && idle.until > Instant::now() {
+                return Some(idle);
             }
         }
         None

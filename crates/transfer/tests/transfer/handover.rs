@@ -68,6 +68,19 @@ async fn a_consumer_that_dies_gives_its_lease_back_at_once() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_lease_lasts_as_long_as_its_connection_however_long_that_is() -> Result<()> {
+    let (_directory, producer, consumer) = pair().await?;
+    let put = put(&producer.node, bytes(MIB), PutOptions::default()).await?;
+    let mut incoming = consumer.node.fetch(put.token.as_str(), FetchOptions::default()).await?;
+    let _received = incoming.receive().await?;
+    // Longer than a producer waits for any request of a stranger.
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(producer.node.census().leases, 1);
+    incoming.acknowledge().await?;
+    empty(&producer.node).await
+}
+
+#[tokio::test]
 async fn what_cannot_be_handed_over_is_pulled() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().to_owned();

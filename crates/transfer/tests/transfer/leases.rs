@@ -109,6 +109,21 @@ async fn a_reader_whose_function_works_long_keeps_its_lease_until_it_acknowledge
 }
 
 #[tokio::test]
+async fn nothing_goes_on_for_a_read_that_is_over() -> Result<()> {
+    let (producer, consumer) = (start(|_| ()).await?, start(|_| ()).await?);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let put = put(&producer.node, bytes(2 * MIB), retrievals(4)).await?;
+    assert!(get(&consumer.node, put.token.as_str()).await?.len() == 2 * MIB);
+    let before = tasks();
+    for _ in 0..3 {
+        assert!(get(&consumer.node, put.token.as_str()).await?.len() == 2 * MIB);
+    }
+    wait::until("no task more", LIMIT, async || Ok(tasks()), |now| *now <= before).await?;
+    assert!((1..=2).contains(&consumer.node.counters().connections_made), "kept for the next read");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_last_acknowledgement_cuts_every_other_reader_at_once() -> Result<()> {
     let (producer, slow, quick) = (start(|_| ()).await?, start(|_| ()).await?, start(|_| ()).await?);
     let put = put(&producer.node, bytes(LARGE), PutOptions::default()).await?;
