@@ -178,10 +178,16 @@ async fn without_a_platform_commands_say_so_and_end_with_3() -> Result<()> {
 async fn what_is_not_understood_ends_with_2_and_version_needs_no_platform() -> Result<()> {
     let scratch = Scratch::new()?;
     let state = scratch.join("nothing").to_string_lossy().into_owned();
-    for arguments in [&["service", "aply"][..], &["object", "put", "--ttl", "5d"], &["object", "get", "zl1.x", "--json"], &[]] {
+    for arguments in
+        [&["service", "aply"][..], &["object", "put", "--ttl", "5d"], &["demo", "--compare", "--transfer", "inline"], &[]]
+    {
         let ended = command(&scratch, &state, arguments).await?;
-        ensure!(ended.code == Some(2) || ended.code == Some(3), "{arguments:?}: {ended:?}");
+        ensure!(ended.code == Some(2), "{arguments:?}: {ended:?}");
     }
+    let unknown = command(&scratch, &state, &["service", "aply", "--json"]).await?;
+    let error = &unknown.document()?["error"];
+    ensure!(unknown.code == Some(2) && error["name"] == "usage" && error["exit"] == 2, "{unknown:?}");
+    ensure!(error["message"].as_str().is_some_and(|message| message.contains("aply")), "{unknown:?}");
     let version = command(&scratch, &state, &["version", "--json"]).await?.document()?;
     ensure!(version["version"].is_string() && version["reference"] == "zl1" && version["pull"] == 1, "{version}");
     Ok(())

@@ -24,7 +24,10 @@ use crate::output::Output;
 use crate::running::Running;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(refused) => return not_understood(&refused),
+    };
     let output = Output::new(arguments.json);
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(run(arguments, output)),
@@ -38,6 +41,20 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// Ends with what clap says: help and version are results, the rest is a failure, under `--json` as a document too.
+fn not_understood(refused: &clap::Error) -> ExitCode {
+    if refused.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let text = refused.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let failure =
+            Failure::new(Exit::Usage, "usage", message).hint("`zipline help` lists the commands, `--help` each one's arguments");
+        Output::new(true).failure(&failure);
+    } else if let Err(error) = refused.print() {
+        return ExitCode::from(Failure::system("printing", &error).exit as u8);
+    }
+    ExitCode::from(refused.exit_code() as u8)
 }
 
 async fn run(arguments: Arguments, output: Output) -> Result<Outcome, Failure> {
