@@ -19,16 +19,17 @@ pub async fn until<T: Debug>(
     mut holds: impl FnMut(&T) -> bool,
 ) -> Result<T> {
     let deadline = Instant::now() + limit;
+    let mut last = String::from("nothing");
     loop {
         // An observation that hangs must not outlast the deadline either.
-        let seen = match tokio::time::timeout_at(deadline, observe()).await {
+        last = match tokio::time::timeout_at(deadline, observe()).await {
             Ok(Ok(seen)) if holds(&seen) => return Ok(seen),
             Ok(Ok(seen)) => format!("{seen:?}"),
             Ok(Err(error)) => format!("{error:#}"),
-            Err(_) => String::from("an observation that did not end"),
+            Err(_) => format!("an observation that did not end; before it: {last}"),
         };
         if Instant::now() >= deadline {
-            bail!("waited {limit:?} for {what}; seen instead: {seen}");
+            bail!("waited {limit:?} for {what}; seen instead: {last}");
         }
         tokio::time::sleep(LOOK).await;
     }
