@@ -13,7 +13,7 @@ use zipline_core::drain::{DrainLimits, Ending, Held};
 
 use crate::admin::{Admin, Doors};
 use crate::clock::Clock;
-use crate::config::{Config, MetricsProtocol};
+use crate::config::Config;
 use crate::drain::Drain;
 use crate::ingress::{BindError, Listener};
 use crate::instance::Instance;
@@ -135,10 +135,7 @@ impl Bound {
         let address = config.zipline.bind;
         let open = |door, port| Listener::bind(door, address, port);
         let sidecar = config.sidecar.as_ref();
-        let user_metrics = sidecar
-            .map(|sidecar| &sidecar.observability)
-            .filter(|observability| observability.request_metrics == MetricsProtocol::Prometheus)
-            .map(|observability| observability.request_metrics_port.unwrap_or(doors::USER_METRICS));
+        let user_metrics = sidecar.and_then(|sidecar| sidecar.observability.user_metrics_port);
         Ok(Self {
             requests: sidecar.map(|sidecar| open("request", sidecar.door.port)).transpose()?,
             doors: Doors {

@@ -14,7 +14,7 @@ mod reader;
 mod zipline;
 
 pub use knative::{Door, Identity, Sidecar, Timeouts};
-pub use observability::{MetricsProtocol, Observability};
+pub use observability::Observability;
 pub use probe::{HttpProbe, Probe, ProbeAction};
 pub use reader::{ConfigError, ConfigProblem, Variables};
 pub use zipline::{ApiSocket, Congestion, Known, Network, PeerMode, Role, Transfer, Zipline};
@@ -32,7 +32,7 @@ pub struct Config {
     pub sidecar: Option<Sidecar>,
     /// What Zipline adds.
     pub zipline: Zipline,
-    /// What an operator should know but need not act on: unknown names with the nearest known one.
+    /// What an operator should know but need not act on: unknown names with the nearest known one, and what is not there.
     pub warnings: Vec<String>,
 }
 
@@ -48,7 +48,7 @@ impl Config {
             Role::Sidecar => (Identity::required(&mut reader), Some(Sidecar::read(&mut reader))),
             Role::Client => (Identity::optional(&mut reader), None),
         };
-        let warnings = reader.unknown_names();
+        let warnings = reader.warnings();
         reader.finish()?;
         Ok(Self { identity, sidecar, zipline, warnings })
     }

@@ -1,55 +1,42 @@
 //! `OBSERVABILITY_CONFIG`: Knative's JSON about logs, metrics and traces, as far as it has an effect here.
 //!
-//! Prometheus metrics and the request log are served; exporting metrics or traces by OpenTelemetry and profiling are not
-//! (trace headers pass through unchanged).
+//! Prometheus metrics are served. What else it may ask for (exports by OpenTelemetry, a request log, profiling) is not there: each
+//! is a warning, since an operator who switched it on would miss it.
 
 use serde::Deserialize;
+use zipline_contract::doors;
 
 use super::reader::Reader;
 
-/// How the user's metrics leave this process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MetricsProtocol {
-    /// Not at all.
-    #[default]
-    None,
-    /// Scraped from port 9091, or the port of the endpoint.
-    Prometheus,
-    /// By OpenTelemetry: not supported, nothing is exported.
-    OpenTelemetry,
-}
-
 /// What `OBSERVABILITY_CONFIG` asks for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Observability {
-    /// `requestMetrics.protocol`.
-    pub request_metrics: MetricsProtocol,
-    /// Port of `requestMetrics.endpoint`, where one is given.
-    pub request_metrics_port: Option<u16>,
-    /// `requestLogTemplate`, if `enableRequestLog` is set.
-    pub request_log: Option<String>,
-    /// `enableProbeRequestLog`.
-    pub log_probes: bool,
+    /// Port on which the user's metrics are scraped: that of `requestMetrics.endpoint`, or else 9091, if
+    /// `requestMetrics.protocol` is `prometheus`.
+    pub user_metrics_port: Option<u16>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Wire {
-    request_metrics: WireMetrics,
+    request_metrics: WireExport,
+    tracing: WireExport,
+    runtime: WireRuntime,
     enable_request_log: bool,
-    request_log_template: Option<String>,
-    enable_probe_request_log: bool,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct WireMetrics {
+struct WireExport {
     protocol: String,
     endpoint: String,
 }
 
-/// Knative's own default.
-const REQUEST_LOG_TEMPLATE: &str = r#"{"httpRequest": {"requestMethod": "{{.Request.Method}}", "requestUrl": "{{js .Request.RequestURI}}", "requestSize": "{{.Request.ContentLength}}", "status": {{.Response.Code}}, "responseSize": "{{.Response.Size}}", "userAgent": "{{js .Request.UserAgent}}", "remoteIp": "{{js .Request.RemoteAddr}}", "serverIp": "{{.Revision.PodIP}}", "referer": "{{js .Request.Referer}}", "latency": "{{.Response.Latency}}s", "protocol": "{{.Request.Proto}}"}, "traceId": "{{.TraceID}}"}"#;
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireRuntime {
+    profiling: String,
+}
 
 const VARIABLE: &str = "OBSERVABILITY_CONFIG";
 
@@ -66,28 +53,66 @@ impl Observability {
                 return Self::default();
             }
         };
-        let request_metrics = match wire.request_metrics.protocol.as_str() {
-            "" | "none" => MetricsProtocol::None,
-            "prometheus" => MetricsProtocol::Prometheus,
-            "grpc" | "http/protobuf" => MetricsProtocol::OpenTelemetry,
-            other => {
-                r.unreadable(VARIABLE, other, "a metrics protocol: `none`, `prometheus`, `grpc` or `http/protobuf`");
-                MetricsProtocol::None
+        let ignored = [
+            (wire.enable_request_log, "a request log"),
+            (wire.runtime.profiling == "enabled", "profiling"),
+            (!matches!(wire.tracing.protocol.as_str(), "" | "none"), "an export of traces; trace headers pass through unchanged"),
+        ];
+        for (_, what) in ignored.iter().filter(|(is_asked, _)| *is_asked) {
+            r.warn(format!("{VARIABLE} asks for what this proxy does not have: {what}"));
+        }
+        Self { user_metrics_port: user_metrics_port(r, &wire.request_metrics) }
+    }
+}
+
+fn user_metrics_port(r: &mut Reader<'_>, export: &WireExport) -> Option<u16> {
+    match export.protocol.as_str() {
+        "" | "none" => None,
+        "prometheus" if export.endpoint.is_empty() => Some(doors::USER_METRICS),
+        "prometheus" => {
+            let port = export.endpoint.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+            if port.is_none() {
+                r.unreadable(VARIABLE, &export.endpoint, "a metrics endpoint `HOST:PORT`");
             }
-        };
-        let endpoint = wire.request_metrics.endpoint.as_str();
-        let port = endpoint.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        if request_metrics == MetricsProtocol::Prometheus && !endpoint.is_empty() && port.is_none() {
-            r.unreadable(VARIABLE, endpoint, "a metrics endpoint `HOST:PORT`");
+            port
         }
-        Self {
-            request_metrics,
-            request_metrics_port: port.filter(|_| request_metrics == MetricsProtocol::Prometheus),
-            request_log: wire
-                .enable_request_log
-                .then(|| wire.request_log_template.unwrap_or_else(|| REQUEST_LOG_TEMPLATE.to_owned()))
-                .filter(|template| !template.is_empty()),
-            log_probes: wire.enable_probe_request_log,
+        "grpc" | "http/protobuf" => {
+            r.warn(format!("{VARIABLE} asks for what this proxy does not have: an export of metrics by OpenTelemetry"));
+            None
         }
+        other => {
+            r.unreadable(VARIABLE, other, "a metrics protocol: `none`, `prometheus`, `grpc` or `http/protobuf`");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Variables;
+
+    fn read(json: &str) -> (Observability, usize) {
+        let variables: Variables = [(VARIABLE, json)].into_iter().collect();
+        let mut reader = Reader::new(&variables);
+        let observability = Observability::read(&mut reader);
+        let warnings = reader.warnings();
+        reader.finish().expect("no problem");
+        (observability, warnings.len())
+    }
+
+    #[test]
+    fn prometheus_has_knatives_port_or_the_endpoints() {
+        let port = |json| read(json).0.user_metrics_port;
+        assert_eq!(port(r#"{"requestMetrics":{"protocol":"prometheus"}}"#), Some(9091));
+        assert_eq!(port(r#"{"requestMetrics":{"protocol":"prometheus","endpoint":":9999"}}"#), Some(9999));
+        assert_eq!(port("{}"), None);
+    }
+
+    #[test]
+    fn what_is_asked_for_and_not_there_is_a_warning_each() {
+        let all = r#"{"enableRequestLog":true,"runtime":{"profiling":"enabled"},"tracing":{"protocol":"grpc"},"requestMetrics":{"protocol":"grpc"}}"#;
+        assert_eq!(read(all).1, 4);
+        assert_eq!(read(r#"{"runtime":{"profiling":"disabled"},"tracing":{"protocol":"none"}}"#).1, 0);
     }
 }

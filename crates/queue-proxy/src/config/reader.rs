@@ -82,11 +82,12 @@ impl fmt::Display for ConfigError {
 pub(super) struct Reader<'a> {
     variables: &'a Variables,
     problems: Vec<ConfigProblem>,
+    warnings: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(variables: &'a Variables) -> Self {
-        Self { variables, problems: Vec::new() }
+        Self { variables, problems: Vec::new(), warnings: Vec::new() }
     }
 
     pub(super) fn finish(self) -> Result<(), ConfigError> {
@@ -151,6 +152,11 @@ impl<'a> Reader<'a> {
     /// Notes a problem that a caller found in a value it parsed itself.
     pub(super) fn unreadable(&mut self, variable: &'static str, value: &str, expected: impl Into<String>) {
         self.problems.push(ConfigProblem::Unreadable { variable, value: shortened(value), expected: expected.into() });
+    }
+
+    /// Notes what an operator should know but need not act on.
+    pub(super) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
     }
 
     /// The text of a setting, or its default.
@@ -224,13 +230,14 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// A warning for every `ZIPLINE_*` variable that no setting has, naming the nearest one.
-    pub(super) fn unknown_names(&self) -> Vec<String> {
-        let unknown =
-            self.variables.0.keys().filter(|name| {
-                name.starts_with("ZIPLINE_") && settings::ALL.iter().all(|setting| setting.variable != name.as_str())
-            });
-        unknown.map(|name| unknown_name(name)).collect()
+    /// What was warned about, and a warning for every `ZIPLINE_*` variable that no setting has, naming the nearest one.
+    pub(super) fn warnings(&mut self) -> Vec<String> {
+        let unknown = self.variables.0.keys().filter(|name| {
+            name.starts_with("ZIPLINE_") && settings::ALL.iter().all(|setting| setting.variable != name.as_str())
+        });
+        let mut warnings = std::mem::take(&mut self.warnings);
+        warnings.extend(unknown.map(|name| unknown_name(name)));
+        warnings
     }
 }
 
