@@ -232,9 +232,10 @@ impl<'a> Reader<'a> {
 
     /// What was warned about, and a warning for every `ZIPLINE_*` variable that no setting has, naming the nearest one.
     pub(super) fn warnings(&mut self) -> Vec<String> {
-        let unknown = self.variables.0.keys().filter(|name| {
-            name.starts_with("ZIPLINE_") && settings::ALL.iter().all(|setting| setting.variable != name.as_str())
-        });
+        let unknown =
+            self.variables.0.keys().filter(|name| {
+                name.starts_with("ZIPLINE_") && settings::ALL.iter().all(|setting| setting.variable != name.as_str())
+            });
         let mut warnings = std::mem::take(&mut self.warnings);
         warnings.extend(unknown.map(|name| unknown_name(name)));
         warnings

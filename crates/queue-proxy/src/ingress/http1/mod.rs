@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Buf;
-use http::header::{CONNECTION, EXPECT, HeaderMap, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, UPGRADE};
 use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -63,6 +63,16 @@ pub(super) struct Session<C> {
 enum Interrupt {
     ClientGone,
     TimedOut,
+}
+
+impl Interrupt {
+    /// What the client is told, if it is still there.
+    fn answer(self) -> Option<Answer> {
+        match self {
+            Self::ClientGone => None,
+            Self::TimedOut => Some(answers::timed_out()),
+        }
+    }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
@@ -204,9 +214,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         if let Some(taken) = rewrite::take_zipline(&mut outgoing.headers) {
             open.is_asked_for_capability = taken.contains_key(ACCEPT);
             if taken.contains_key(REFERENCE)
-                && let Err(next) = self.resolve(&mut open, &mut outgoing, &taken, &deadlines).await
+                && let Err(answer) = self.resolve(&mut open, &mut outgoing, &taken, &deadlines).await
             {
-                return next;
+                if let (Some(invocation), Some(answer)) = (&mut invocation, &answer) {
+                    invocation.answered(answer.status());
+                }
+                return match answer {
+                    Some(answer) => self.reply(&mut open, answer).await,
+                    None => Next::Cut,
+                };
             }
         }
         let mut status = None;
@@ -218,18 +234,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         next
     }
 
-    /// Puts the payload in the place of the empty body that a reference came with.
+    /// Puts the payload in the place of the empty body that a reference came with, or answers what the client gets instead;
+    /// nothing if it is gone.
     async fn resolve(
         &mut self,
         open: &mut Open,
         outgoing: &mut Outgoing,
         taken: &HeaderMap,
         deadlines: &Deadlines,
-    ) -> Result<(), Next> {
-        let has_body = match self.stay_reading(deadlines, &mut open.body, open.expects_continue).await {
-            Ok(has_body) => has_body,
-            Err(interrupt) => return Err(self.interrupted(open, interrupt).await),
-        };
+    ) -> Result<(), Option<Answer>> {
+        let has_body = self.stay_reading(deadlines, &mut open.body, open.expects_continue).await.map_err(Interrupt::answer)?;
         let instance = Arc::clone(&self.instance);
         let mut parts = http::Request::new(()).into_parts().0;
         parts.method = open.method.clone();
@@ -238,14 +252,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         let resolved = self.stay(Some(deadlines), instance.zipline.resolve(&mut parts, taken, has_body)).await;
         outgoing.target = parts.uri;
         outgoing.headers = parts.headers;
-        match resolved {
-            Ok(Ok(payload)) => {
+        match resolved.map_err(Interrupt::answer)? {
+            Ok(payload) => {
                 outgoing.headers.remove(EXPECT);
                 outgoing.payload = Some(payload);
                 Ok(())
             }
-            Ok(Err(refusal)) => Err(self.reply(open, answers::refused(refusal).await).await),
-            Err(interrupt) => Err(self.interrupted(open, interrupt).await),
+            Err(refusal) => Err(Some(answers::refused(refusal).await)),
         }
     }
 
@@ -340,9 +353,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
     }
 
     async fn interrupted(&mut self, open: &mut Open, interrupt: Interrupt) -> Next {
-        match interrupt {
-            Interrupt::ClientGone => Next::Cut,
-            Interrupt::TimedOut => self.reply(open, answers::timed_out()).await,
+        match interrupt.answer() {
+            Some(answer) => self.reply(open, answer).await,
+            None => Next::Cut,
         }
     }
 
@@ -427,6 +440,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         let owes_little = matches!(open.body.left(), Some(..=DISCARDED_BYTES_MAX));
         let is_held = open.expects_continue && !open.body.is_ended();
         let keep_alive = open.keep_alive && owes_little && !is_held && *self.stage.borrow() == Stage::Open;
+        answer.headers_mut().remove(CONTENT_LENGTH);
         rewrite::add_date(answer.headers_mut());
         rewrite::add_capability(answer.headers_mut(), open.is_asked_for_capability);
         let out = &mut self.client.outbound;
