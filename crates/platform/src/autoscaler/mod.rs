@@ -230,6 +230,8 @@ impl Control {
 
     fn buried(&mut self, id: Id) {
         if let Some(instance) = self.living.remove(&id) {
+            // Lines may be asked for later; an open file for each of them would be too much.
+            instance.log.close();
             self.revision.keep_log(Arc::clone(&instance.log));
         }
         self.publish();

@@ -102,6 +102,11 @@ impl InstanceLog {
         self.add(Stream::Platform, text.into());
     }
 
+    /// Closes the file; what still comes is kept in memory only.
+    pub(crate) fn close(&self) {
+        self.lock().file = None;
+    }
+
     /// The last `lines_max` lines, oldest first.
     pub(crate) fn tail(&self, lines_max: usize) -> Vec<LogLine> {
         let inner = self.lock();
@@ -240,6 +245,9 @@ mod tests {
         let file = fs::read_to_string(directory.path().join("a/one.log")).expect("readable");
         assert_eq!(file.lines().count(), LINES_MAX + 5);
         assert!(file.lines().next().expect("a line").ends_with(" platform: 0"));
+        log.close();
+        log.say("last");
+        assert_eq!(log.tail(1)[0].text, "last", "after its end a log can still be read");
     }
 
     #[tokio::test]
