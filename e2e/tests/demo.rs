@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use zipline_testkit::{Program, Scratch};
+use zipline_testkit::{Program, Scratch, wait};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Documents of the tests' own text, and bytes of each, about.
@@ -19,10 +19,26 @@ async fn demo(scratch: &Scratch, arguments: &[&str]) -> Result<(Value, Option<i3
     let program = Program::built("zipline")?.arg("demo").args(arguments).arg("--json").env("TMPDIR", scratch.path());
     let ended = program.run(scratch, LIMIT).await?;
     let document = serde_json::from_str(&ended.stdout()).with_context(|| format!("one document\n{}", ended.tail()))?;
-    let left: Vec<_> = std::fs::read_dir(scratch.path())?.flatten().map(|entry| entry.file_name()).collect();
-    let of_demo = left.iter().find(|name| name.to_string_lossy().starts_with("zipline-demo"));
-    ensure!(of_demo.is_none(), "the demo left {of_demo:?} behind");
+    let left = of_demo(scratch.path())?;
+    ensure!(left.is_none(), "the demo left {left:?} behind");
     Ok((document, ended.code()))
+}
+
+/// A demo's temporary folder in `folder`.
+fn of_demo(folder: &Path) -> Result<Option<PathBuf>> {
+    let mut entries = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    Ok(entries.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("zipline-demo"))))
+}
+
+/// Processes whose environment names `text`, by pid.
+fn processes_with(text: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names = |pid: &String| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default(); // Gone, or not ours.
+        environment.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())).filter(names).collect()
 }
 
 /// A folder of texts with words of all kinds, the same each time.
@@ -140,6 +156,23 @@ async fn without_arguments_it_reads_32_mib_of_dependencies_sources() -> Result<(
     ensure!(code == Some(0), "{code:?}: {document}");
     ensure!(number(&document["input"], "bytes")? >= 32 << 20, "{}", document["input"]);
     check_run(&document, "zipline")
+}
+
+#[tokio::test]
+async fn an_interrupted_demo_leaves_neither_processes_nor_its_folder() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let mut demo = Program::built("zipline")?.arg("demo").env("TMPDIR", scratch.path()).start(&scratch)?;
+    let deployed = async || Ok(demo.stderr().contains("instances ready"));
+    wait::until("the services to be deployed", LIMIT, deployed, |deployed| *deployed).await?;
+    demo.signal(rustix::process::Signal::INT)?;
+    let ended = demo.ended(LIMIT).await?;
+    ensure!(ended.code() == Some(130), "{ended}: {}", demo.tail());
+    let left = || of_demo(scratch.path());
+    ensure!(left()?.is_none(), "the demo left {:?} behind", left()?);
+    let folder = scratch.path().to_string_lossy().into_owned();
+    let processes = async || Ok(processes_with(&folder));
+    wait::until("its processes to be gone", LIMIT, processes, |processes| processes.is_empty()).await?;
+    Ok(())
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ pub(crate) enum Exit {
     System = 6,
     /// A setting is not understood.
     Configuration = 64,
+    /// It was interrupted, as shells count SIGINT.
+    Interrupted = 130,
 }
 
 /// A command's failure.

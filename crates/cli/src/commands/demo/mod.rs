@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::up::TransferMethod;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Exit, Failure, Outcome};
 use crate::format;
 use crate::output::{Output, SCHEMA};
 use crate::programs;
@@ -92,6 +93,17 @@ struct TopWord {
 }
 
 pub(crate) async fn run(arguments: Demo, output: Output) -> Result<Outcome, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::system("listening for SIGINT", &error))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::system("listening for SIGTERM", &error))?;
+    // Dropping the show ends its platform's processes and removes its folder.
+    tokio::select! {
+        outcome = show(arguments, output) => outcome,
+        _ = interrupt.recv() => Err(Failure::new(Exit::Interrupted, "interrupted", "the demo was interrupted")),
+        _ = terminate.recv() => Err(Failure::new(Exit::Interrupted, "interrupted", "the demo was told to end")),
+    }
+}
+
+async fn show(arguments: Demo, output: Output) -> Result<Outcome, Failure> {
     let scratch = tempfile::Builder::new().prefix("zipline-demo-").tempdir();
     let scratch = scratch.map_err(|error| Failure::system("a temporary folder for the demo", &error))?;
     let stage = Stage {
