@@ -303,6 +303,28 @@ async fn an_early_refusal_stops_the_upload() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_answer_that_begins_before_the_body_is_through_lets_both_go_on() -> Result<()> {
+    // A function that answers at once and then echoes what comes: inline that works, so it must by reference.
+    let (address, _server) = scripted("HTTP/1.1 200 OK\r\nContent-Length: 6291456\r\n\r\n").await?;
+    let world = World::new().await?;
+    let callee = ProxyOptions::new("duplex", Keys::Inherited(world.ring.clone())).function(address.port());
+    let callee = callee.env("ENABLE_HTTP_FULL_DUPLEX", "true").start(&world.scratch).await?;
+    let caller = ProxyOptions::new("caller2", Keys::Inherited(world.ring.clone()))
+        .envs([("ZIPLINE_SERVICE_DOMAIN", "localhost"), ("ZIPLINE_PEERS_KNOWN", "all")])
+        .env("ZIPLINE_INGRESS", callee.request_address().to_string())
+        .start(&world.scratch)
+        .await?;
+    let payload = Payload::new(6 * MIB, 8);
+    let invoke = Request::post("/v1/invoke/duplex/").body(payload.body())?;
+    let answer = client::send(&caller.api(), invoke).await?;
+    assert_eq!((answer.status, answer.body.len() as u64), (StatusCode::OK, payload.size()));
+    assert!(answer.body == payload.bytes(), "the echo differs");
+    caller.at_rest(REST).await?;
+    callee.at_rest(REST).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_caller_that_goes_away_ends_its_call_and_frees_its_payload() -> Result<()> {
     let world = World::new().await?;
     for sent_bytes in [MIB as usize, 4 * MIB as usize] {

@@ -1,5 +1,7 @@
 //! `/v1/objects`: put, open and write, get, stat, release.
 
+use std::time::Instant;
+
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -58,8 +60,12 @@ impl Api {
         if query.open {
             return self.open(request, put).await;
         }
+        let asked = Instant::now();
         let writer = self.node.put(put).await?;
+        let waited = asked.elapsed();
         let put = write_all(writer, request.into_body()).await?;
+        let took = asked.elapsed() - waited;
+        tracing::debug!(reference = %put.token.fingerprint(), object.bytes = put.size, ?waited, ?took, "put");
         created(&ReceiptDocument::from(&put))
     }
 

@@ -114,6 +114,7 @@ impl Calls {
         origin: Origin,
         upgrade: &Upgrade,
     ) -> Result<Response<Body>, Problem> {
+        let began = Instant::now();
         let near = hop::wants_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
         let (mut head, body) = request.into_parts();
         hop::strip(&mut head.headers);
@@ -144,6 +145,9 @@ impl Calls {
                 })
             }
         };
+        let method = if length.is_some() { Transfer::Zipline } else { Transfer::Inline };
+        let (status, took) = (response.status().as_u16(), began.elapsed());
+        tracing::debug!(%service, transfer.method = method.name(), object.bytes = length, status, ?took, "call answered");
         self.peers.heard(&service, response.headers(), Instant::now());
         if asked {
             response.headers_mut().remove(headers::CAPABLE); // The answer to our question, not to the function's.
