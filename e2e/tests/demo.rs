@@ -141,6 +141,17 @@ async fn both_methods_come_to_the_answer_that_tr_sort_and_uniq_come_to() -> Resu
 }
 
 #[tokio::test]
+async fn python_mappers_and_reducers_come_to_the_same_answer_by_either_method() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let folder = texts(&scratch)?.to_string_lossy().into_owned();
+    let (document, code) = demo(&scratch, &["--compare", "--lang", "python", "--input", &folder]).await?;
+    ensure!(code == Some(0) && document["verified"] == true && document["lang"] == "python", "{code:?}: {document}");
+    check_run(&document["methods"]["zipline"], "zipline")?;
+    check_run(&document["methods"]["inline"], "inline")?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn one_changed_byte_is_found_and_ends_in_exit_code_1() -> Result<()> {
     let scratch = Scratch::new()?;
     let folder = texts(&scratch)?.to_string_lossy().into_owned();

@@ -24,7 +24,7 @@ pub(crate) struct Options {
 enum Part {
     /// `cargo test --workspace`
     Rust,
-    /// The Python SDK
+    /// The Python SDK, and the Python side of the example
     Python,
     /// The suite written against Knative's own queue-proxy
     Knative,
@@ -72,7 +72,7 @@ fn python(root: &Path, venv: &Venv, filter: Option<&str>) -> Result<Ended> {
     let folder = root.join("sdk/python");
     venv.install_package(&folder)?;
     let mut command = venv.pytest(&folder, filter);
-    command.env("ZIPLINE_TEST_BIN_DIR", built()?);
+    command.arg("tests").arg(root.join("examples/mapreduce/python/tests")).env("ZIPLINE_TEST_BIN_DIR", built()?);
     stage::run("python", command)
 }
 
