@@ -180,8 +180,10 @@ impl Drain {
 
     /// A request came that is no probe.
     pub fn handle_request_started(&mut self, now: Monotonic) {
-        self.advance(now);
+        // Counted first: the port was still open, so it is served, also where its coming shows that the quiet period is
+        // over (a timer may be late) and everything else would be at its end.
         self.requests = self.requests.saturating_add(1);
+        self.advance(now);
         self.last_request_at = self.last_request_at.max(now);
     }
 

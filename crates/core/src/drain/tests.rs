@@ -50,6 +50,16 @@ fn each_request_begins_the_quiet_period_anew() {
 }
 
 #[test]
+fn a_request_that_comes_before_a_late_timer_is_served_to_its_end() {
+    let mut drain = drain();
+    drain.handle_sigterm(at(0));
+    drain.handle_request_started(at(31));
+    assert_eq!((drain.phase(), effects(&mut drain)), (Phase::Finishing, vec![Effect::ReleaseWaiters, Effect::StopAccepting]));
+    drain.handle_request_ended(at(40));
+    assert_eq!(effects(&mut drain), [CLEAN]);
+}
+
+#[test]
 fn requests_in_flight_are_awaited_beyond_the_quiet_period() {
     let mut drain = drain();
     drain.handle_request_started(at(0));
