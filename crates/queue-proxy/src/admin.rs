@@ -24,7 +24,7 @@ use zipline_core::stats::REPORT_INTERVAL;
 
 use crate::config::Config;
 use crate::drain::Drain;
-use crate::ingress::Listener;
+use crate::ingress::Port;
 use crate::instance::Instance;
 use crate::metrics::{self, TEXT_FORMAT};
 use crate::zipline::Zipline;
@@ -49,11 +49,11 @@ pub struct Admin {
 /// The bound doors.
 pub struct Doors {
     /// Port 8022.
-    pub admin: Listener,
+    pub admin: Port,
     /// Port 9090.
-    pub statistics: Option<Listener>,
+    pub statistics: Option<Port>,
     /// Port 9091.
-    pub user_metrics: Option<Listener>,
+    pub user_metrics: Option<Port>,
 }
 
 /// Which of them.
@@ -102,8 +102,12 @@ impl Admin {
     }
 
     /// Serves a door, if it is there.
-    async fn serve_door(self: &Arc<Self>, door: Door, listener: Option<Listener>) {
-        let Some(listener) = listener else { return };
+    async fn serve_door(self: &Arc<Self>, door: Door, port: Option<Port>) {
+        let Some(port) = port else { return };
+        let listener = match port.open() {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, ?door, "a port that was bound can't be served"),
+        };
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {

@@ -15,7 +15,7 @@ use crate::admin::{Admin, Doors};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::Drain;
-use crate::ingress::{BindError, Listener};
+use crate::ingress::{BindError, Listener, Port};
 use crate::instance::Instance;
 use crate::zipline::{StartError, Zipline};
 
@@ -59,10 +59,11 @@ pub async fn run(config: Arc<Config>) -> Result<Ended, RunError> {
     warn_about_certificates();
     tracing::info!(namespace = config.identity.namespace, pod = config.identity.pod, "serving");
 
+    let listener = bound.requests.map(Port::open).transpose()?;
     let ended = tokio::select! {
         ending = drain.run() => Ended::Drained(ending),
         () = terminate(signals, &drain, &zipline) => Ended::Interrupted,
-        never = requests(instance, bound.requests) => match never {},
+        never = requests(instance, listener) => match never {},
     };
     let left = zipline.finish().await;
     let left = Held { objects: left.held_objects, bytes: left.held_bytes };
@@ -126,14 +127,14 @@ fn warn_about_certificates() {
 
 /// The ports that are open.
 struct Bound {
-    requests: Option<Listener>,
+    requests: Option<Port>,
     doors: Doors,
 }
 
 impl Bound {
     fn open(config: &Config) -> Result<Self, BindError> {
         let address = config.zipline.bind;
-        let open = |door, port| Listener::bind(door, address, port);
+        let open = |door, port| Port::bind(door, address, port);
         let sidecar = config.sidecar.as_ref();
         let user_metrics = sidecar.and_then(|sidecar| sidecar.observability.user_metrics_port);
         Ok(Self {

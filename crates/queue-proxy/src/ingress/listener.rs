@@ -29,7 +29,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long to wait when the kernel has no descriptor left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A bound port.
+/// A bound port that nobody serves yet. Connections wait in the kernel's queue.
+#[derive(Debug)]
+pub struct Port(std::net::TcpListener);
+
+/// A port that is served.
 #[derive(Debug)]
 pub struct Listener(TcpListener);
 
@@ -42,7 +46,7 @@ pub struct BindError {
     source: io::Error,
 }
 
-impl Listener {
+impl Port {
     /// Binds a port at `address`, or at all addresses of both families.
     ///
     /// # Errors
@@ -60,6 +64,16 @@ impl Listener {
         listen(address).map(Self).map_err(|source| BindError { door, address, source })
     }
 
+    /// Hands the port to the runtime that this is called in: its connections are noticed by that one's thread alone.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(self) -> io::Result<Listener> {
+        TcpListener::from_std(self.0).map(Listener)
+    }
+}
+
+impl Listener {
     /// The next connection. Safe to cancel.
     pub async fn accept(&self) -> (TcpStream, SocketAddr) {
         loop {
@@ -95,13 +109,13 @@ impl Listener {
 }
 
 /// Options are set on the listening socket, from which the kernel copies them to each connection: no call a connection.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
     socket.set_reuseaddr(true)?;
     socket.set_nodelay(true)?;
     socket.set_keepalive(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    socket.listen(BACKLOG)?.into_std()
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {

@@ -17,5 +17,5 @@ mod rewrite;
 mod timer;
 mod tunnel;
 
-pub use listener::{BindError, Listener};
+pub use listener::{BindError, Listener, Port};
 pub use request_body::RequestBody;
