@@ -116,7 +116,7 @@ def test_a_chunked_body_arrives(lonely):
 )
 def test_a_peer_that_misbehaves_is_answered_and_the_function_serves_on(lonely, sent, status):
     answer = exchange(lonely.port, sent)
-    assert answer.split(b" ")[1] == status or status in answer[:200], answer[:200]
+    assert answer.startswith(b"HTTP/1.1 " + status), answer[:200]
     assert exchange(lonely.port, b"POST / HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi").endswith(b"hi")
 
 

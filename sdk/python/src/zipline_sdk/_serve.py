@@ -210,6 +210,7 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
     """One connection. ``do_METHOD`` is looked up by name, so every method leads to the same place."""
 
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # What is no request line is answered with a status, not as HTTP/0.9.
     disable_nagle_algorithm = True
     wbufsize = -1  # Head and a small body leave in one packet.
     server: Server  # type: ignore[assignment]
