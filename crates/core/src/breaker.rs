@@ -65,7 +65,7 @@ impl Breaker {
     /// # Errors
     /// [`QueueFull`] when as many run and wait as may together. With a lowered capacity more of them wait.
     pub fn arrive(&mut self) -> Result<Admission, QueueFull> {
-        if self.running < self.capacity {
+        if self.running < self.capacity + usize::from(mutant!("breaker-lets-in-one-more")) {
             // Nobody waits: whoever could run was let in when the place came free.
             self.running += 1;
             return Ok(Admission::Run);
@@ -81,6 +81,9 @@ impl Breaker {
     /// Must be called exactly once for each request that ran; beyond that it has no effect.
     pub fn finish(&mut self) -> Option<Ticket> {
         self.running = self.running.saturating_sub(1);
+        if mutant!("breaker-forgets-waiters") {
+            return None;
+        }
         self.next_to_run()
     }
 
@@ -144,6 +147,10 @@ impl TicketQueue {
 
     pub(crate) fn next(&mut self) -> Option<Ticket> {
         self.waiting.pop_first()
+    }
+
+    pub(crate) fn again(&mut self, ticket: Ticket) {
+        self.waiting.insert(ticket);
     }
 
     pub(crate) fn leave(&mut self, ticket: Ticket) -> bool {

@@ -269,7 +269,8 @@ impl Drain {
     }
 
     fn grace_ends_at(&self) -> Monotonic {
-        self.terminated_at + self.limits.grace
+        let late = if mutant!("drain-outlives-grace") { Duration::from_secs(120) } else { Duration::ZERO };
+        self.terminated_at + self.limits.grace + late
     }
 
     /// Goes through every phase that is over at `now`.
@@ -293,12 +294,12 @@ impl Drain {
             }
             // Once over, the quiet period stays over, whatever requests come between the announcement and SIGTERM.
             Phase::Quiet => (self.waiters_released || now >= self.quiet_ends_at()).then_some(Phase::Finishing),
-            Phase::Finishing => (self.requests == 0).then_some(Phase::Upgraded),
+            Phase::Finishing => (self.requests == 0 || mutant!("drain-forgets-requests")).then_some(Phase::Upgraded),
             Phase::Upgraded => {
                 let over = self.upgraded == 0 || now >= self.upgraded_since + UPGRADED_MAX;
                 over.then_some(Phase::Holding)
             }
-            Phase::Holding => (self.held.objects == 0).then_some(Phase::Ended),
+            Phase::Holding => (self.held.objects == 0 || mutant!("drain-forgets-held")).then_some(Phase::Ended),
             Phase::Serving | Phase::Ended => None,
         }
     }

@@ -1,12 +1,28 @@
 //! Zipline's decisions, without input or output.
 #![forbid(unsafe_code)]
 
+/// Whether a deliberately wrong variant is in force; `false` but in builds with `--cfg zipline_mutants`.
+#[cfg(zipline_mutants)]
+macro_rules! mutant {
+    ($name:literal) => {
+        crate::mutants::is_chosen($name)
+    };
+}
+#[cfg(not(zipline_mutants))]
+macro_rules! mutant {
+    ($name:literal) => {
+        false
+    };
+}
+
 pub mod balance;
 pub mod breaker;
 pub mod drain;
 pub mod forwarded;
 mod hex;
 pub mod kpa;
+#[cfg(zipline_mutants)]
+pub mod mutants;
 pub mod object;
 pub mod pull;
 pub mod reference;

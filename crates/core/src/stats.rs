@@ -67,7 +67,10 @@ impl Stat {
     /// Without objects nothing changes. An instance that received SIGTERM is no longer scraped, so its hold is over.
     #[must_use]
     pub fn holding(mut self, unexpired_objects: u64) -> Self {
-        if unexpired_objects > 0 {
+        if mutant!("hold-on-top") && unexpired_objects > 0 {
+            self.average_concurrent_requests += HOLD_LOAD;
+        }
+        if unexpired_objects > 0 && !mutant!("hold-forgotten") {
             self.average_concurrent_requests = self.average_concurrent_requests.max(HOLD_LOAD);
             self.request_count = self.request_count.max(HOLD_LOAD);
         }

@@ -4,6 +4,7 @@
 mod docs;
 mod python;
 mod python_constants;
+mod simulate;
 mod stage;
 mod test;
 mod tidy;
@@ -32,6 +33,8 @@ enum Tool {
         #[arg(long)]
         check: bool,
     },
+    /// Runs seeded schedules of faults against core's decisions, then every mutant: see `docs/simulation.md`
+    Simulate(simulate::Options),
     /// Checks the code itself: lengths, leftover markers, arrows between crates, `unsafe` (also a plain test)
     Tidy,
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Tool::Test(options) => test::run(&options),
         Tool::Docs { check } => docs::run(check),
+        Tool::Simulate(options) => simulate::run(&options),
         Tool::Tidy => tidy::run(),
     };
     match result {

@@ -29,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("zipline-cli", &["zipline-contract", "zipline-cost", "zipline-platform", "zipline-sdk"]),
     ("zipline-mapreduce", &["zipline-sdk"]),
     ("zipline-bench", &["zipline-contract", "zipline-sdk", "zipline-sys", "zipline-testkit"]),
+    ("zipline-simulation", &["zipline-contract", "zipline-core"]),
     ("zipline-testkit", &["zipline-contract"]),
     ("zipline-xtask", &["zipline-contract"]),
 ];

@@ -112,6 +112,9 @@ impl<P: Clone + Ord> Throttler<P> {
             });
             self.pods.push(pod);
         }
+        if mutant!("throttler-keeps-the-gone") {
+            self.pods.append(&mut known);
+        }
         core::iter::from_fn(|| self.next_assigned(&mut below)).collect()
     }
 
@@ -149,6 +152,9 @@ impl<P: Clone + Ord> Throttler<P> {
         }
         let assignment = self.assign(below)?;
         let ticket = self.queue.next()?;
+        if mutant!("throttler-sends-twice") {
+            self.queue.again(ticket);
+        }
         Some((ticket, assignment))
     }
 }

@@ -180,6 +180,7 @@ impl Scaler {
         let bounded = match self.spec.max_scale {
             _ if desired < min => min,
             0 => desired,
+            _ if mutant!("most-instances-ignored") => desired,
             max => desired.min(max),
         };
         if bounded > 0 { Step::apply(bounded) } else { self.step_to_zero(input) }
@@ -195,6 +196,7 @@ impl Scaler {
                 let timeout = self.spec.progress_deadline.saturating_add(ACTIVATION_TIMEOUT_EXTRA);
                 if age > timeout { Step::apply(0) } else { Step::wait(None, self.activity_since + timeout + PAST) }
             }
+            Activity::Active if mutant!("zero-while-held") => Step::apply(0),
             Activity::Active if age >= self.spec.stable_window => Step::wait(Some(0), input.at + PATH_CHECK_INTERVAL),
             Activity::Active => Step { look_again_at: Some(self.activity_since + self.spec.stable_window), ..Step::apply(1) },
             Activity::Inactive => self.step_from_inactive(input, age),

@@ -316,7 +316,7 @@ impl<P> Holdings<P> {
 
     fn handle_one_timeout(&mut self, now: Monotonic) -> bool {
         if let Some(due) = self.expiries.first().copied()
-            && due.0 <= now
+            && due.0 <= if mutant!("held-past-expiry") { now - Duration::from_secs(20) } else { now }
         {
             self.expiries.remove(&due); // Before anything else, so that no entry can be due for ever.
             self.end(due.1, State::expired, now);
@@ -367,6 +367,7 @@ impl<P> Holdings<P> {
             self.leases -= 1;
             self.counts.leases_cut += 1;
             match via {
+                Via::Pull if mutant!("readers-not-cut") => {}
                 Via::Pull => self.effects.push_back(Effect::Cut { object: id, lease, why: CutReason::Ended(end) }),
                 Via::Handover => {
                     mapped.insert(lease);
@@ -378,14 +379,16 @@ impl<P> Holdings<P> {
         if self.held.withdraw(id) {
             self.effects.push_back(Effect::Refused(id, Refusal::Ended(end)));
         }
-        if mapped.is_empty() {
+        if mapped.is_empty() || mutant!("lingering-not-charged") {
             self.held.leave(object.charged, 1);
         } else {
             self.held.leave(0, 1);
             self.lingering_bytes += object.charged;
             self.lingering.insert(id, Lingering { bytes: object.charged, leases: mapped });
         }
-        self.admit_waiting();
+        if !mutant!("waiter-forgotten") {
+            self.admit_waiting();
+        }
         true
     }
 

@@ -144,7 +144,9 @@ impl Leases {
         if self.attempts_used >= attempts_max {
             return Err(Denied::Attempts);
         }
-        self.attempts_used += 1;
+        if !(mutant!("attempts-not-counted") && self.by_id.contains_key(&request.lease)) {
+            self.attempts_used += 1;
+        }
         let state = LeaseState::Active { lapse_at, timer_at: lapse_at };
         self.by_id.insert(request.lease, Lease { state, slot: request.slot, via: request.via, resumes: 0 });
         if let (Some(slot), Via::Pull) = (request.slot, request.via) {
@@ -169,8 +171,11 @@ impl Leases {
     /// The lease's timer fired: when to look again, or `None` when it has lapsed (or was not active).
     pub(super) fn timer_fired(&mut self, id: LeaseId, now: Monotonic) -> Option<Monotonic> {
         if let Some(Lease { state: LeaseState::Active { lapse_at, timer_at }, .. }) = self.by_id.get_mut(&id)
-            && *lapse_at > now
+            && (*lapse_at > now || mutant!("lease-never-lapses"))
         {
+            if mutant!("lease-never-lapses") {
+                *lapse_at = now + Duration::from_secs(3_600);
+            }
             *timer_at = *lapse_at;
             return Some(*lapse_at);
         }
@@ -183,10 +188,13 @@ impl Leases {
         let Some(lease) = self.by_id.get(&id).copied() else { return Acknowledgement::NoSuchLease };
         match lease.state {
             LeaseState::Acknowledged => return Acknowledgement::Repeated,
+            LeaseState::Released if mutant!("acknowledged-after-release") => {
+                return Acknowledgement::Counted { slot: None, timer_at: None };
+            }
             LeaseState::Released | LeaseState::Cut => return Acknowledgement::NoSuchLease,
             LeaseState::Active { .. } | LeaseState::Lapsed => {}
         }
-        if lease.slot.is_some_and(|slot| !self.slots_retrieved.insert(slot)) {
+        if !mutant!("slot-of-another") && lease.slot.is_some_and(|slot| !self.slots_retrieved.insert(slot)) {
             return Acknowledgement::NoSuchLease; // Another read of the slot was faster, while this one had lapsed.
         }
         let timer_at = self.end(id, LeaseState::Acknowledged);

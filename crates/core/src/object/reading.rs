@@ -69,6 +69,9 @@ impl<P> Holdings<P> {
                 }
                 self.leases += 1;
                 self.counts.attempts += 1;
+                if mutant!("retrieval-counted-early") {
+                    object.acknowledged += 1;
+                }
             }
             Err(denied) => return Err(ReadError::from_denied(denied, request, attempts_max)),
         }
@@ -96,7 +99,7 @@ impl<P> Holdings<P> {
     pub fn acknowledge(&mut self, id: ObjectId, lease: LeaseId, now: Now) -> Result<Acknowledged, NotCounted> {
         self.expire_by_wall(id, now);
         let Some(object) = self.objects.get_mut(&id) else {
-            if self.ended.was_acknowledged(id, lease) {
+            if self.ended.was_acknowledged(id, lease) && !mutant!("acknowledgement-forgotten") {
                 return Ok(Acknowledged::Before);
             }
             return Err(NotCounted { end: self.ended.end(id) });
@@ -125,7 +128,13 @@ impl<P> Holdings<P> {
     /// does nothing.
     pub fn release(&mut self, id: ObjectId, lease: LeaseId) {
         if let Some(object) = self.objects.get_mut(&id) {
+            if mutant!("lease-not-returned") {
+                return;
+            }
             if let Some(timer_at) = object.leases.release(lease) {
+                if mutant!("release-counts") {
+                    object.acknowledged += 1;
+                }
                 self.lapses.remove(&(timer_at, id, lease));
                 self.leases -= 1;
                 self.counts.leases_released += 1;
@@ -154,7 +163,7 @@ impl<P> Holdings<P> {
 
     /// The wall clock may have jumped past an expiry that the timer still waits for.
     fn expire_by_wall(&mut self, id: ObjectId, now: Now) {
-        if self.objects.get(&id).is_some_and(|object| object.expires <= now.wall) {
+        if self.objects.get(&id).is_some_and(|object| object.expires <= now.wall) && !mutant!("wall-expiry-ignored") {
             self.end(id, State::expired, now.mono);
         }
     }

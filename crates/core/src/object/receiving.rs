@@ -44,7 +44,7 @@ impl<P> Holdings<P> {
     pub fn received(&mut self, id: ReceiveId) {
         self.receiving.withdraw(id);
         if let Some(bytes) = self.received.remove(&id) {
-            self.receiving.leave(bytes, 1);
+            self.receiving.leave(if mutant!("budget-kept-on-receive") { 0 } else { bytes }, 1);
         }
         self.admit_receiving();
     }

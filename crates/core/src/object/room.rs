@@ -88,7 +88,7 @@ impl<K: Ord + Copy> Room<K> {
             return Err(NoRoom::TooLarge);
         }
         let first_in_line = self.queue.first_key_value().is_none_or(|((ahead, _), _)| *ahead > turn);
-        if first_in_line && self.fits(wish) {
+        if (first_in_line || mutant!("waiter-overtaken")) && self.fits(wish) {
             self.take(wish);
             return Ok(Admission::Admitted);
         }
@@ -172,7 +172,8 @@ impl<K: Ord + Copy> Room<K> {
 
     fn fits(&self, wish: Wish) -> bool {
         let bytes = self.bytes.saturating_add(self.elsewhere_bytes).saturating_add(wish.bytes);
-        bytes <= self.limits.bytes_max && self.places + wish.places <= self.limits.places_max
+        let is_placed = self.places + wish.places <= self.limits.places_max || mutant!("places-not-bounded");
+        bytes <= self.limits.bytes_max && is_placed
     }
 
     fn take(&mut self, wish: Wish) {

@@ -29,7 +29,7 @@ impl<P> Holdings<P> {
     ///
     /// What is admitted is used by [`Holdings::insert`] or given back by [`Holdings::cancel`].
     pub fn reserve(&mut self, id: ObjectId, bytes: u64, now: Now) -> Result<Admission, Refusal> {
-        if self.draining {
+        if self.draining && !mutant!("drain-takes-puts") {
             return Err(Refusal::Draining);
         }
         let in_use = self.objects.contains_key(&id) || self.reserved.contains_key(&id) || self.held.is_waiting(id);
@@ -49,7 +49,7 @@ impl<P> Holdings<P> {
             return;
         }
         if let Some(bytes) = self.reserved.remove(&id) {
-            self.held.leave(bytes, 1);
+            self.held.leave(if mutant!("budget-kept-on-cancel") { 0 } else { bytes }, 1);
         } else {
             self.held.withdraw(id);
         }
@@ -133,7 +133,7 @@ impl<P> Holdings<P> {
         object.charged = size;
         self.writers -= 1;
         self.counts.available += 1;
-        self.held.leave(surplus, 0);
+        self.held.leave(if mutant!("surplus-kept") { 0 } else { surplus }, 0);
         self.held.withdraw(id);
         self.admit_waiting();
         Ok(())

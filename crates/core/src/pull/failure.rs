@@ -19,7 +19,11 @@ pub fn verified(
     object: ObjectId,
 ) -> Result<Mac, PullError> {
     let mac = mac.ok_or(PullError::Unsigned { status: head.status })?;
-    if head.sign(key, request, object).matches(mac) { Ok(*mac) } else { Err(PullError::Forged) }
+    if head.sign(key, request, object).matches(mac) || mutant!("answer-mac-not-checked") {
+        Ok(*mac)
+    } else {
+        Err(PullError::Forged)
+    }
 }
 
 /// Why a read has failed.

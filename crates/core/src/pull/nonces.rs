@@ -47,14 +47,18 @@ impl NonceWindow {
     pub fn admit(&mut self, nonce: Nonce, sent: WallTime, wall: WallTime, now: Monotonic) -> Result<(), NonceRefusal> {
         self.forget(now);
         let key = prefix(nonce);
-        if self.buckets.iter().any(|(_, seen)| seen.contains(&key)) {
+        if !mutant!("replay-accepted") && self.buckets.iter().any(|(_, seen)| seen.contains(&key)) {
             return Err(NonceRefusal::Replayed);
         }
         if self.nonces >= NONCES_MAX {
             return Err(NonceRefusal::Full);
         }
         let replayable_for = wall.until(sent.saturating_add(Duration::from_millis(CLOCK_SKEW_MS_MAX)));
-        let number = bucket(now.saturating_add(replayable_for)).saturating_add(1);
+        let number = if mutant!("nonce-forgotten-early") {
+            bucket(now).saturating_add(1)
+        } else {
+            bucket(now.saturating_add(replayable_for)).saturating_add(1)
+        };
         let at = self.buckets.partition_point(|(other, _)| *other < number);
         if self.buckets.get(at).is_none_or(|(other, _)| *other != number) {
             self.buckets.insert(at, (number, HashSet::default()));

@@ -60,7 +60,8 @@ impl RecordPlan {
         if self.done {
             return Planned::Done;
         }
-        let end = if written.complete { self.limit.min(written.bytes) } else { self.limit };
+        let is_end = written.complete || (mutant!("last-record-early") && written.bytes > self.next);
+        let end = if is_end { self.limit.min(written.bytes) } else { self.limit };
         let cut = end.min((self.next / BLOCK).saturating_add(1).saturating_mul(BLOCK));
         // Of an object that grows, `cut` may lie ahead of what is there: then the block is not whole yet. A limit at
         // or before what is there ends the body early, whatever is still to come.

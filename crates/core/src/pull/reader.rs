@@ -151,7 +151,8 @@ impl Read {
     }
 
     fn resume(mut self: Box<Self>) -> Result<PullReader, PullError> {
-        match self.resumes_left.checked_sub(1) {
+        let left = if mutant!("resume-without-end") { Some(self.resumes_left) } else { self.resumes_left.checked_sub(1) };
+        match left {
             Some(left) => {
                 self.resumes_left = left;
                 Ok(PullReader(self))
@@ -327,7 +328,12 @@ impl AwaitingRecord {
             return RecordStep::Failed(error);
         }
         match head.kind {
-            RecordKind::Heartbeat => RecordStep::Heartbeat(Self { read, chain }),
+            RecordKind::Heartbeat => {
+                if mutant!("heartbeat-is-progress") {
+                    read.idle_at = read.idle_at.saturating_add(read.idle);
+                }
+                RecordStep::Heartbeat(Self { read, chain })
+            }
             RecordKind::Aborted => {
                 // The next answer says why.
                 read.aborted = true;
@@ -443,7 +449,7 @@ impl AwaitingBytes {
     pub fn verify_sum(self, length: usize, sum: Sum) -> BytesStep {
         let Self { mut read, chain, head } = self;
         let offset = read.next;
-        if length != head.length as usize || sum != head.sum {
+        if length != head.length as usize || (sum != head.sum && !mutant!("sum-not-checked")) {
             return match read.ask_again(PullError::Corrupt { offset }) {
                 Ok(reader) => BytesStep::Again(reader),
                 Err(error) => BytesStep::Failed(error),
@@ -455,7 +461,11 @@ impl AwaitingBytes {
 
     /// The connection broke: what came of the payload is to be forgotten.
     pub fn broken(self) -> Result<PullReader, PullError> {
-        self.read.resume()
+        let mut read = self.read;
+        if mutant!("resume-from-wrong-byte") {
+            read.next += u64::from(self.head.length);
+        }
+        read.resume()
     }
 
     /// When the read has been idle for too long; then it ends with [`AwaitingBytes::timed_out`].

@@ -54,7 +54,7 @@ impl Reference {
         if self.visible_size().is_some_and(|size| part.end() > size) {
             return Err(outside);
         }
-        let origin = self.range.map_or(0, Extent::first);
+        let origin = if mutant!("narrowing-widens") { 0 } else { self.range.map_or(0, Extent::first) };
         part.first().checked_add(origin).and_then(|first| Extent::new(first, part.length())).ok_or(outside)
     }
 }

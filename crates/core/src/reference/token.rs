@@ -104,7 +104,7 @@ impl KeyRing {
         let key = self.accepting(id, now).ok_or(ReferenceError::UnknownKey { key: id })?;
         let fields = unseal(key, &envelope)?;
         let reference = read_fields(&fields).map_err(|error| ReferenceError::Invalid(InvalidReference::Field(error)))?;
-        if reference.expires <= now {
+        if reference.expires < now || (reference.expires == now && !mutant!("expiry-off-by-one")) {
             return Err(ReferenceError::Expired { expired: reference.expires, now });
         }
         Ok(reference)
