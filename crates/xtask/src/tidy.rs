@@ -1,4 +1,4 @@
-//! Checks on the code itself: how long files and functions are, what was left behind, which crate may know which.
+//! Checks on the code itself: how long files and functions are, what was left behind, where links lead, which crate may know which.
 //!
 //! Lengths count product code, up to the unit tests at a file's end. Functions are found by the layout that rustfmt gives them,
 //! which is exact for formatted code. Manifests are read through `cargo metadata`.
@@ -64,6 +64,9 @@ fn findings(root: &Path) -> Result<Vec<String>> {
         markers(&name, &text, &mut findings);
         if name.ends_with(".rs") || name.ends_with(".py") {
             lengths(&name, &text, &mut findings);
+        }
+        if name.ends_with(".md") {
+            links(path, &name, &text, &mut findings);
         }
         if name.ends_with(".rs") && !name.starts_with("crates/sys/") {
             safety(&name, &text, &mut findings);
@@ -134,6 +137,17 @@ fn functions(lines: &[&str]) -> Vec<(usize, usize)> {
         }
     }
     found
+}
+
+/// Every relative link of a page leads somewhere. Links to the outside are not followed.
+fn links(path: &Path, name: &str, text: &str, findings: &mut Vec<String>) {
+    for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(link, _)| link)) {
+        let target = link.split('#').next().unwrap_or_default();
+        let is_relative = !target.is_empty() && !target.contains(':') && !target.contains(char::is_whitespace);
+        if is_relative && !path.parent().is_some_and(|folder| folder.join(target).exists()) {
+            findings.push(format!("{name}: the link `{link}` leads nowhere"));
+        }
+    }
 }
 
 /// Every crate root but `sys` forbids `unsafe`.
