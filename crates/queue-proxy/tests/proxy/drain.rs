@@ -80,6 +80,8 @@ fn a_request_in_flight_is_finished_and_nothing_new_is_accepted() {
     let (mut idle, mut busy) = (proxy.client(), proxy.client());
     idle.send(GET);
     assert_eq!(idle.answer().status(), 200);
+    // A client has its answer a moment before the request is over.
+    until_holds("no request runs", || proxy.status("running") == 0);
     busy.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
     until_holds("the request runs", || proxy.status("running") == 1);
     proxy.signal("-TERM");
