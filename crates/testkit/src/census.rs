@@ -93,6 +93,15 @@ pub fn memory(pid: u32) -> Result<Memory> {
 /// The largest [`Memory::total_bytes`] seen while `work` ran. Sampled every 5 ms: a peak shorter than that can be missed, the
 /// growth with a payload's size cannot.
 pub async fn peak_memory<T>(pid: u32, work: impl Future<Output = T>) -> (T, u64) {
+    peak_of(pid, Memory::total_bytes, work).await
+}
+
+/// The same without open memfds: what a process has of its own when the descriptors it uses are another's memory.
+pub async fn peak_resident<T>(pid: u32, work: impl Future<Output = T>) -> (T, u64) {
+    peak_of(pid, |memory| memory.anonymous_bytes + memory.shared_bytes, work).await
+}
+
+async fn peak_of<T>(pid: u32, bytes: impl Fn(&Memory) -> u64, work: impl Future<Output = T>) -> (T, u64) {
     let mut peak = 0;
     let mut sampling = tokio::time::interval(std::time::Duration::from_millis(5));
     tokio::pin!(work);
@@ -100,7 +109,7 @@ pub async fn peak_memory<T>(pid: u32, work: impl Future<Output = T>) -> (T, u64)
         tokio::select! {
             biased;
             done = &mut work => return (done, peak),
-            _ = sampling.tick() => peak = peak.max(memory(pid).map_or(0, |memory| memory.total_bytes())),
+            _ = sampling.tick() => peak = peak.max(memory(pid).map_or(0, |memory| bytes(&memory))),
         }
     }
 }

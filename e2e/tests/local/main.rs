@@ -2,6 +2,5 @@
 
 mod faults;
 mod holds;
-mod load;
 mod payloads;
 mod up;

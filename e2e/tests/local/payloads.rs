@@ -30,10 +30,11 @@ async fn an_object_put_with_curls_means_arrives_byte_identical_at_a_scaled_funct
         let payload = Payload::new(size, size);
         let reference = up.put("ttl=10m", &payload).await?;
         let post = up.send("sha", Request::post("/").header(headers::REFERENCE, &reference));
+        // The payload is handed over by descriptor here, so it stays the producer's memory.
         // A cold start picks the instance while the request waits; from the second size on it is there.
         let proxy = up.instances("sha").await?.first().and_then(|instance| instance["proxy_pid"].as_u64());
         let (answer, peak) = match proxy {
-            Some(pid) => census::peak_memory(u32::try_from(pid)?, post).await,
+            Some(pid) => census::peak_resident(u32::try_from(pid)?, post).await,
             None => (post.await, 0),
         };
         let answer = answer?;
