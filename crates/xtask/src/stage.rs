@@ -72,8 +72,12 @@ pub(crate) struct Ended {
 }
 
 /// Runs a stage to its end and prints what it prints.
-pub(crate) fn run(name: &'static str, mut command: Command) -> Result<Ended> {
-    println!("\n── {name}: {}", shown(&command));
+pub(crate) fn run(name: &'static str, command: Command) -> Result<Ended> {
+    run_into(name, command, &mut std::io::stdout())
+}
+
+fn run_into(name: &'static str, mut command: Command, out: &mut impl Write) -> Result<Ended> {
+    writeln!(out, "\n── {name}: {}", shown(&command))?;
     let began = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -92,9 +96,9 @@ pub(crate) fn run(name: &'static str, mut command: Command) -> Result<Ended> {
             scope.spawn(move || read_lines(pipe, &lines));
         }
         drop(lines);
-        let in_time = print_lines(&received, began + STAGE_LIMIT, &mut tally);
+        let in_time = print_lines(&received, began + STAGE_LIMIT, &mut tally, out);
         if !in_time {
-            println!("error: {name} did not end within {} minutes; it is killed", STAGE_LIMIT.as_secs() / 60);
+            eprintln!("error: {name} did not end within {} minutes; it is killed", STAGE_LIMIT.as_secs() / 60);
             kill_group(child.id());
         }
         in_time
@@ -116,8 +120,7 @@ fn read_lines(pipe: Box<dyn Read + Send>, lines: &mpsc::SyncSender<Vec<u8>>) {
 }
 
 /// Prints until both pipes end; false when the deadline came first.
-fn print_lines(received: &mpsc::Receiver<Vec<u8>>, deadline: Instant, tally: &mut Tally) -> bool {
-    let mut out = std::io::stdout();
+fn print_lines(received: &mpsc::Receiver<Vec<u8>>, deadline: Instant, tally: &mut Tally, out: &mut impl Write) -> bool {
     loop {
         match received.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
@@ -166,7 +169,10 @@ mod tests {
     fn a_stage_reports_the_runners_failure() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo '2 passed, 1 failed in 0.01s'; exit 1"]);
-        let ended = run("sh", command).unwrap();
+        // Into a buffer: on standard output the line would be counted by the run this test is part of.
+        let mut out = Vec::new();
+        let ended = run_into("sh", command, &mut out).unwrap();
         assert_eq!((ended.succeeded, ended.tally.passed, ended.tally.failed), (false, 2, 1));
+        assert!(out.ends_with(b"2 passed, 1 failed in 0.01s\n"), "what the runner prints passes through");
     }
 }
