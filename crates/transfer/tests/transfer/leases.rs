@@ -96,13 +96,13 @@ async fn a_reader_that_stops_reading_does_not_hold_the_producer_and_may_still_go
 
 #[tokio::test]
 async fn a_reader_whose_function_works_long_keeps_its_lease_until_it_acknowledges() -> Result<()> {
-    let producer = start(|config| config.lease = Duration::from_millis(200)).await?;
-    let consumer = start(|config| config.lease = Duration::from_millis(200)).await?;
+    let producer = start(|config| config.lease = Duration::from_secs(1)).await?;
+    let consumer = start(|config| config.lease = Duration::from_secs(1)).await?;
     let put = put(&producer.node, bytes(1000), PutOptions::default()).await?;
     let mut incoming = consumer.node.fetch(put.token.as_str(), FetchOptions::default()).await?;
     while incoming.next_block().await?.is_some() {}
     // The work itself: it is longer than the lease, which nothing but renewals keeps.
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!((producer.node.census().leases, producer.node.counts().leases_lapsed), (1, 0));
     incoming.acknowledge().await?;
     empty(&producer.node).await
@@ -183,7 +183,8 @@ async fn a_slot_is_one_branch_s_own_retrieval() -> Result<()> {
 #[tokio::test]
 async fn an_object_expires_with_its_readers() -> Result<()> {
     let (producer, consumer) = (start(|_| ()).await?, start(|_| ()).await?);
-    let options = PutOptions { ttl: Some(Duration::from_millis(400)), ..PutOptions::default() };
+    // Long enough for put and fetch on a busy machine; the rest waits for its end.
+    let options = PutOptions { ttl: Some(Duration::from_secs(3)), ..PutOptions::default() };
     let put = put(&producer.node, bytes(LARGE), options).await?;
     let mut incoming = consumer.node.fetch(put.token.as_str(), FetchOptions::default()).await?;
     assert!(incoming.next_block().await?.is_some());
