@@ -73,6 +73,7 @@ kinds! {
     WrongReceiver "wrong-receiver" 0.02 0.3 "A reference made for one service is sent to another";
     Rotate "rotate" 0.2 1.0 "The trust domain gets a new key, which reaches each process at another time";
     ScaleIn "scale-in" 0.0003 0.005 "An operator has the fewest-held instance of a service stopped";
+    Misbehave "misbehave" 0.05 0.5 "A consumer acknowledges a read that it has given back, or twice";
     FreeEarly "free-early" 0.02 0.3 "The owner frees an object that others may still read";
 }
 

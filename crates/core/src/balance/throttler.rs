@@ -82,7 +82,13 @@ impl<P: Clone + Ord> Throttler<P> {
     ) -> Option<(Ticket, Assignment<P>)> {
         let place = self.pods.iter_mut().find(|pod| pod.appearance == assignment.appearance)?;
         place.load.in_flight = place.load.in_flight.saturating_sub(1);
-        self.next_assigned(&mut below)
+        let next = self.next_assigned(&mut below);
+        if mutant!("throttler-sends-twice")
+            && let Some((ticket, _)) = next
+        {
+            self.queue.again(ticket);
+        }
+        next
     }
 
     /// A request no longer waits: its client went away or its time is up.
@@ -152,9 +158,6 @@ impl<P: Clone + Ord> Throttler<P> {
         }
         let assignment = self.assign(below)?;
         let ticket = self.queue.next()?;
-        if mutant!("throttler-sends-twice") {
-            self.queue.again(ticket);
-        }
         Some((ticket, assignment))
     }
 }

@@ -28,6 +28,7 @@ struct Read {
     is_whole: bool,
     is_accepted: bool,
     asked: u32,
+    broke: u32,
     limits: ReaderLimits,
     /// Since when no byte has come; `None` while what came is with the function.
     idle_since: Option<Monotonic>,
@@ -73,6 +74,7 @@ impl Reads {
             is_whole: false,
             is_accepted: false,
             asked: 0,
+            broke: 0,
             limits,
             idle_since: Some(now),
         };
@@ -87,6 +89,14 @@ impl Reads {
         let most = 1 + read.limits.resumes_max + REASKS_MAX;
         ensure(read.asked <= most, Ends, || format!("read {lease} asks for the {}th time of {most}", read.asked))?;
         self.lives(lease, slack, now)
+    }
+
+    /// A connection broke, and the read is to go on over another one.
+    pub(crate) fn broke(&mut self, lease: LeaseId) -> Checked {
+        let Some(read) = self.reads.get_mut(&lease) else { return Ok(()) };
+        read.broke += 1;
+        let most = read.limits.resumes_max;
+        ensure(read.broke <= most, Ends, || format!("read {lease} goes on after {} breaks, {most} are allowed", read.broke))
     }
 
     /// The read goes on: it may not have been idle for too long.
@@ -147,6 +157,14 @@ impl Reads {
     pub(crate) fn accepted(&mut self, lease: LeaseId) -> Checked {
         if let Some(read) = self.reads.get_mut(&lease) {
             read.is_accepted = true;
+        }
+        Ok(())
+    }
+
+    /// The consumer will say that it has read, and has not.
+    pub(crate) fn lies(&mut self, lease: LeaseId) -> Checked {
+        if let Some(read) = self.reads.get_mut(&lease) {
+            (read.is_whole, read.is_accepted) = (true, true);
         }
         Ok(())
     }

@@ -97,18 +97,18 @@ impl Platform {
         });
         revision.path.set(scale.path);
         if let Some(replicas) = scale.replicas {
-            self.check_replicas(world, revision, replicas);
+            self.check_replicas(world, revision, replicas, tick.input.activator_in_path);
             self.scale_to(world, revision, replicas);
         }
     }
 
-    fn check_replicas(&self, world: &World, revision: &Revision, replicas: u32) {
+    fn check_replicas(&self, world: &World, revision: &Revision, replicas: u32, was_in_path: bool) {
         let Some(KpaSpec { scaler, .. }) = &revision.plan.scaling else { return };
         let most = scaler.max_scale.max(scaler.initial_scale).max(scaler.min_scale);
         if scaler.max_scale > 0 && replicas > most {
             world.check.fails(Invariant::Budgets, format!("{replicas} instances are wanted, {most} may be"));
         }
-        if replicas == 0 && revision.path.get() != RequestPath::Proxy {
+        if replicas == 0 && !was_in_path {
             world.check.fails(Invariant::Ends, "a revision goes to zero and nobody takes its requests".into());
         }
     }

@@ -14,6 +14,7 @@ use crate::check::Invariant;
 use crate::content::Chunk;
 use crate::coverage::Transition as T;
 use crate::exec::TaskId;
+use crate::faults::FaultKind;
 use crate::net::{Door, End, Head, Matter, Piece};
 use crate::wait::timeout_at;
 
@@ -347,6 +348,9 @@ impl RemoteLease {
         let acknowledged = self.proxy.ask(&self.wanted, PullMethod::Acknowledge).await;
         // Also where that failed: it may have arrived, and a release after it would say something else.
         self.is_asked = false;
+        if self.proxy.world.strikes_at(FaultKind::Misbehave, self.proxy.process) {
+            let _ = self.proxy.ask(&self.wanted, PullMethod::Acknowledge).await;
+        }
         acknowledged.map(|_| ())
     }
 }
@@ -366,6 +370,10 @@ impl Drop for RemoteLease {
             let _permit = permit;
             if let Err(error) = proxy.ask(&wanted, PullMethod::Release).await {
                 proxy.note(|| format!("{} could not be given back: {}", wanted.lease, error.name()));
+            } else if proxy.world.strikes_at(FaultKind::Misbehave, proxy.process) {
+                // Refused, unless it had lapsed before: then it is a lie that nobody can tell.
+                proxy.world.check.read(|reads| reads.lies(wanted.lease));
+                let _ = proxy.ask(&wanted, PullMethod::Acknowledge).await;
             }
         });
     }

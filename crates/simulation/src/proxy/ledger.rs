@@ -240,6 +240,9 @@ impl Proxy {
             };
             if let crate::wait::First::Right(()) = crate::wait::race(changed, due).await {
                 self.timer_fired();
+                if self.world.check.has_failed() {
+                    return; // A timer that stays due would keep everything else from running.
+                }
             }
         }
     }

@@ -146,6 +146,8 @@ impl Proxy {
     pub(crate) fn crash_function(&self) {
         self.function_lives.set(self.function_lives.get() + 1);
         self.function_bell.ring(&self.world.exec);
+        // Its container's stop is announced as any other, and no SIGTERM follows.
+        self.wait_for_drain();
     }
 
     /// What the statistics port answers now.

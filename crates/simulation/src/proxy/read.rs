@@ -92,7 +92,7 @@ impl TcpRead {
                 return Err(self.failed(state.timed_out()));
             };
             let Some(Piece { matter: Matter::Record(wire), tampered }) = piece else {
-                state = self.again(state.broken()).await?;
+                state = self.again(self.broke(state.broken())).await?;
                 continue;
             };
             self.lives();
@@ -139,7 +139,7 @@ impl TcpRead {
                 return Err(self.failed(awaiting.timed_out()));
             };
             let Some(Piece { matter: Matter::Bytes(chunk), .. }) = piece else {
-                return awaiting.broken().map(Payload::Again).map_err(|error| self.failed(error));
+                return self.broke(awaiting.broken()).map(Payload::Again).map_err(|error| self.failed(error));
             };
             self.lives();
             came = match came {
@@ -239,7 +239,7 @@ impl TcpRead {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) => return Err(self.failed(error)),
                 Err(Broken) => {
-                    reader = awaiting.broken().map_err(|error| self.failed(error))?;
+                    reader = self.broke(awaiting.broken()).map_err(|error| self.failed(error))?;
                     world.hit(T::ReadResumed);
                     continue;
                 }
@@ -260,6 +260,14 @@ impl TcpRead {
                 }
             };
         }
+    }
+
+    /// A connection broke: whether the read may go on is core's to say, how often the books'.
+    fn broke(&self, again: Result<PullReader, PullError>) -> Result<PullReader, PullError> {
+        if again.is_ok() {
+            self.proxy.world.check.read(|reads| reads.broke(self.wanted.lease));
+        }
+        again
     }
 
     fn failed(&self, error: PullError) -> ErrorCode {

@@ -155,11 +155,16 @@ async fn read_one(proxy: &Rc<Proxy>, kept: &Kept, reader: Reader, deadline: Mono
     if let Some(length) = NonZeroU64::new(length).filter(|_| is_part && wants_narrower) {
         narrowing.range = Extent::new(first, length);
     }
-    let token = if narrowing == Narrowing::default() {
-        kept.token.as_str().to_owned()
-    } else {
-        narrow(proxy, kept.token.as_str(), narrowing)?
-    };
+    let mut token = kept.token.as_str().to_owned();
+    if let Some(part) = narrowing.range.filter(|_| first > 1) {
+        // In two steps: the second counts from the first byte that the first one left.
+        let outer = NonZeroU64::new(kept.size - first / 2).and_then(|length| Extent::new(first / 2, length));
+        token = narrow(proxy, &token, Narrowing { range: outer, ..Narrowing::default() })?;
+        narrowing.range = Extent::new(first - first / 2, part.length());
+    }
+    if narrowing != Narrowing::default() {
+        token = narrow(proxy, &token, narrowing)?;
+    }
     if let Some(service) = reader.service {
         let expected = Expected { content: kept.content, first, length };
         let payload = Payload::Reference { token, expected };
