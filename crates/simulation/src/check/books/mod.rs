@@ -372,7 +372,10 @@ impl Books {
         let state = self.held.get(&id).filter(|_| !is_due).map(|held| held.leases.get(&lease).copied());
         let expected = match state {
             None => {
-                let remembered = self.over.get(&id).is_some_and(|over| over.counted.contains(&lease));
+                // Of one that ends by this very question its leases tell.
+                let of_held = self.held.get(&id).and_then(|held| held.leases.get(&lease));
+                let counted_until_now = of_held.is_some_and(|lease| lease.state == LeaseState::Counted);
+                let remembered = counted_until_now || self.over.get(&id).is_some_and(|over| over.counted.contains(&lease));
                 let recent =
                     self.over.get(&id).is_some_and(|over| now.mono.since(over.at) < Duration::from_millis(REMEMBERED_MS));
                 match said {
