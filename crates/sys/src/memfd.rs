@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FileType, MemfdFlags, OFlags, SealFlags};
 use rustix::io::Errno;
 
+/// How often sealing is tried while pages are in use. The kernel waits up to about 100 ms in each; a writable mapping fails at once.
+const SEAL_TRIES_MAX: u32 = 10;
+
 /// What a file needs to be immutable. `FUTURE_WRITE` is no substitute: an existing mapping goes on writing.
 const IMMUTABLE: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
 /// Unit of `st_blocks`.
@@ -101,8 +104,18 @@ impl Memfd {
     }
 
     fn seal_in_place(&self) -> io::Result<u64> {
-        rustix::io::retry_on_intr(|| rustix::fs::fcntl_add_seals(&self.fd, IMMUTABLE))?;
-        size_of(&self.fd)
+        let mut tries_left = SEAL_TRIES_MAX;
+        loop {
+            tries_left -= 1;
+            match rustix::io::retry_on_intr(|| rustix::fs::fcntl_add_seals(&self.fd, IMMUTABLE)) {
+                // The kernel has waited for the pages itself; somebody of its own (migration, aging) may hold one a little longer.
+                Err(rustix::io::Errno::BUSY) if tries_left > 0 => {}
+                sealed => {
+                    sealed?;
+                    return size_of(&self.fd);
+                }
+            }
+        }
     }
 }
 
