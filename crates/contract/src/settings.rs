@@ -85,6 +85,13 @@ settings! {
     WORKER_THREADS Count "1" Some((1.0, 256.0)), "Threads of the data plane's runtime";
     LOG Text "info" None, "Log filter, as `tracing` directives";
     API Text "" None, "For functions: where their queue-proxy's local API is, `unix:/PATH`, `unix:@NAME` or `http://HOST:PORT`";
+    S3_ENDPOINT Text "" None, "For functions under `s3`: `http://HOST:PORT` or `https://HOST` of the S3 service; empty: AWS' own in S3_REGION";
+    S3_BUCKET Text "" None, "For functions under `s3`: the bucket that payloads lie in, as objects `zipline/KEY`";
+    S3_REGION Text "" None, "For functions under `s3`: region that requests are signed for; empty: AWS_REGION, else `us-east-1`. Credentials come from the usual AWS variables";
+    REDIS_URL Text "" None, "For functions under `redis`: `redis://[[USER]:PASSWORD@]HOST:PORT[/DATABASE]`; payloads lie in keys `zipline:KEY`";
+    STORE_TIMEOUT_SECONDS Seconds "60" Some((0.1, 3600.0)), "For functions under `s3` and `redis`: limit over one operation of the store, its retries included";
+    STORE_RETRIES Count "6" Some((0.0, 100.0)), "For functions under `s3` and `redis`: how often an operation is tried again that the store refused for now (503, throttling) or that could not reach it";
+    STORE_INLINE_BYTES Bytes "0" Some((0.0, GIB)), "For functions under `s3` and `redis`: a call's payload below it travels inside the request; 0: only an empty one does";
     EGRESS_URL Text "" None, "For functions: base URL of the egress; `/v1/invoke/NAME` follows";
 }
 
