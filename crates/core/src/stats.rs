@@ -3,7 +3,8 @@
 //! [`RequestStats`] integrates the number of requests in flight over time, as Knative's queue-proxy does: its driver
 //! feeds an event for every request that comes or goes and cuts a [`RequestReport`] each second, from which a [`Stat`]
 //! is made. [`ActivatorStats`] does the same for one revision behind an activator and says when a first request must
-//! reach the autoscaler at once. [`Stat`] is the plain value; its protobuf form belongs to whoever puts it on a wire.
+//! reach the autoscaler at once. [`Stat`] is Knative's message of the same name (`pkg/autoscaler/metrics/stat.proto`); what
+//! carries its bytes belongs to whoever puts it on a wire.
 //!
 //! **The hold rule** ([`Stat::holding`]): an instance whose functions do nothing, but whose objects still wait for their
 //! consumers, must not be scaled away. It then reports a trace of load, [`HOLD_LOAD`], in each of the two measured fields
@@ -20,6 +21,7 @@ pub use requests::{RequestEvent, RequestReport, RequestStats};
 
 use core::time::Duration;
 
+use prost::Message;
 use serde::{Deserialize, Serialize};
 
 /// How often statistics are cut and scraped.
@@ -29,21 +31,28 @@ pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub const HOLD_LOAD: f64 = 0.01;
 
 /// One report of an instance or an activator to the autoscaler; the fields of Knative's `Stat` message.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 pub struct Stat {
     /// Who reports; `SERVING_POD` in a queue-proxy.
+    #[prost(string, tag = "1")]
     pub pod_name: String,
     /// Requests in flight, averaged over the reporting period, weighted by time. Queued ones count.
+    #[prost(double, tag = "2")]
     pub average_concurrent_requests: f64,
     /// The part of them that came through the activator, which reports them as well.
+    #[prost(double, tag = "3")]
     pub average_proxied_concurrent_requests: f64,
     /// Requests that arrived, per second.
+    #[prost(double, tag = "4")]
     pub request_count: f64,
     /// The part of them that came through the activator.
+    #[prost(double, tag = "5")]
     pub proxied_request_count: f64,
     /// Age of the reporting process in seconds.
+    #[prost(double, tag = "6")]
     pub process_uptime: f64,
     /// When the statistics were cut, in the reporter's own notation; Knative leaves it 0.
+    #[prost(int64, tag = "7")]
     pub timestamp: i64,
 }
 
@@ -77,6 +86,19 @@ impl Stat {
         self
     }
 
+    /// The message as it goes over the wire.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.encode_to_vec()
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// The bytes are none.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, StatError> {
+        Self::decode(bytes).map_err(StatError)
+    }
+
     /// Requests in flight that nobody else reports.
     pub fn own_concurrency(&self) -> f64 {
         self.average_concurrent_requests - self.average_proxied_concurrent_requests
@@ -88,9 +110,37 @@ impl Stat {
     }
 }
 
+/// Bytes that are no [`Stat`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no Stat message: {0}")]
+pub struct StatError(prost::DecodeError);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_message_has_the_fields_and_numbers_of_knatives() {
+        let stat = Stat {
+            pod_name: "p".into(),
+            average_concurrent_requests: 1.0,
+            average_proxied_concurrent_requests: 2.0,
+            request_count: -2.0,
+            proxied_request_count: 0.5,
+            process_uptime: 4.0,
+            timestamp: 300,
+        };
+        // Written by hand from the .proto: each field's number and wire type in one byte, then its value.
+        let mut bytes = vec![0x0a, 1, b'p'];
+        for (tag, value) in [(0x11, 1.0_f64), (0x19, 2.0), (0x21, -2.0), (0x29, 0.5), (0x31, 4.0)] {
+            bytes.push(tag);
+            bytes.extend(value.to_le_bytes());
+        }
+        bytes.extend([0x38, 0xac, 0x02]);
+        assert_eq!(stat.to_bytes(), bytes);
+        assert_eq!(Stat::from_bytes(&bytes), Ok(stat));
+        assert!(Stat::from_bytes(&bytes[..20]).is_err());
+    }
 
     #[test]
     fn a_hold_raises_what_is_idle_and_nothing_else() {

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use prost::Message;
 use zipline_core::stats::{REPORT_INTERVAL, RequestEvent, RequestStats, Stat};
 use zipline_core::time::Monotonic;
 
@@ -56,40 +55,6 @@ impl Statistics {
 
     /// The last report, as it goes over the wire.
     pub fn message(&self) -> Vec<u8> {
-        let stat = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        StatMessage::from(stat).encode_to_vec()
-    }
-}
-
-/// Knative's `Stat` message (`pkg/autoscaler/metrics/stat.proto`).
-#[derive(Clone, PartialEq, Message)]
-struct StatMessage {
-    #[prost(string, tag = "1")]
-    pod_name: String,
-    #[prost(double, tag = "2")]
-    average_concurrent_requests: f64,
-    #[prost(double, tag = "3")]
-    average_proxied_concurrent_requests: f64,
-    #[prost(double, tag = "4")]
-    request_count: f64,
-    #[prost(double, tag = "5")]
-    proxied_request_count: f64,
-    #[prost(double, tag = "6")]
-    process_uptime: f64,
-    #[prost(int64, tag = "7")]
-    timestamp: i64,
-}
-
-impl From<Stat> for StatMessage {
-    fn from(stat: Stat) -> Self {
-        Self {
-            pod_name: stat.pod_name,
-            average_concurrent_requests: stat.average_concurrent_requests,
-            average_proxied_concurrent_requests: stat.average_proxied_concurrent_requests,
-            request_count: stat.request_count,
-            proxied_request_count: stat.proxied_request_count,
-            process_uptime: stat.process_uptime,
-            timestamp: stat.timestamp,
-        }
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).to_bytes()
     }
 }

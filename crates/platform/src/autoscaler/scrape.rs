@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use prost::Message;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use zipline_contract::doors;
@@ -20,25 +19,6 @@ use crate::supervisor::Instance;
 const SCRAPE_LIMIT: Duration = Duration::from_millis(400);
 /// Limit of asking what an instance holds.
 const HELD_LIMIT: Duration = Duration::from_millis(500);
-
-/// Knative's `Stat` on the wire.
-#[derive(Clone, PartialEq, Message)]
-struct StatMessage {
-    #[prost(string, tag = "1")]
-    pod_name: String,
-    #[prost(double, tag = "2")]
-    average_concurrent_requests: f64,
-    #[prost(double, tag = "3")]
-    average_proxied_concurrent_requests: f64,
-    #[prost(double, tag = "4")]
-    request_count: f64,
-    #[prost(double, tag = "5")]
-    proxied_request_count: f64,
-    #[prost(double, tag = "6")]
-    process_uptime: f64,
-    #[prost(int64, tag = "7")]
-    timestamp: i64,
-}
 
 /// One report that stands for all of these instances; `None` when too few answer, and the second has no data.
 pub(super) async fn scrape(instances: Vec<Arc<Instance>>, stable_window: Duration) -> Option<Stat> {
@@ -67,16 +47,7 @@ async fn ask(instance: &Instance) -> Option<Stat> {
     if !answer.status.is_success() {
         return None;
     }
-    let stat = StatMessage::decode(answer.body).ok()?;
-    Some(Stat {
-        pod_name: stat.pod_name,
-        average_concurrent_requests: stat.average_concurrent_requests,
-        average_proxied_concurrent_requests: stat.average_proxied_concurrent_requests,
-        request_count: stat.request_count,
-        proxied_request_count: stat.proxied_request_count,
-        process_uptime: stat.process_uptime,
-        timestamp: stat.timestamp,
-    })
+    Stat::from_bytes(&answer.body).ok()
 }
 
 /// What an instance holds for its consumers.

@@ -1,33 +1,14 @@
 //! What the autoscaler and the user are told.
 
-use prost::Message;
 use zipline_contract::doors;
+use zipline_core::stats::Stat;
 
 use crate::support::{Function, Peer, Proxy, until, until_holds};
-
-/// Knative's message, written down once more: the test shares nothing with the product.
-#[derive(Clone, PartialEq, Message)]
-struct Stat {
-    #[prost(string, tag = "1")]
-    pod_name: String,
-    #[prost(double, tag = "2")]
-    average_concurrent_requests: f64,
-    #[prost(double, tag = "3")]
-    average_proxied_concurrent_requests: f64,
-    #[prost(double, tag = "4")]
-    request_count: f64,
-    #[prost(double, tag = "5")]
-    proxied_request_count: f64,
-    #[prost(double, tag = "6")]
-    process_uptime: f64,
-    #[prost(int64, tag = "7")]
-    timestamp: i64,
-}
 
 fn stat(proxy: &Proxy) -> Stat {
     let answer = proxy.get(doors::STATISTICS, "/metrics");
     assert_eq!(answer.head.get("content-type"), Some("application/protobuf"));
-    Stat::decode(answer.body.as_slice()).expect("a Stat message")
+    Stat::from_bytes(&answer.body).expect("a Stat message")
 }
 
 /// An average is a quotient of sums of floating-point numbers.
