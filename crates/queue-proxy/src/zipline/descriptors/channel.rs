@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -150,7 +151,7 @@ impl Shared {
         }
         let descriptor = match payload.bytes() {
             PayloadBytes::Memfd(memfd) => Some(Arc::clone(memfd)),
-            PayloadBytes::Heap(bytes) if bytes.len() > MESSAGE_INLINE_BYTES_MAX => Some(Arc::new(in_memfd(bytes)?)),
+            PayloadBytes::Heap(bytes) if bytes.len() > MESSAGE_INLINE_BYTES_MAX => Some(Arc::new(in_memfd(bytes.clone()).await?)),
             PayloadBytes::Heap(bytes) => {
                 fields.insert("inline".into(), json!(STANDARD.encode(bytes)));
                 None
@@ -186,12 +187,15 @@ impl Shared {
     }
 }
 
-/// A payload that lies on the heap but is too large for a message.
-fn in_memfd(bytes: &[u8]) -> Result<SealedMemfd, Problem> {
-    let sealed = Memfd::create("zipline-payload").and_then(|memfd| {
-        memfd.write_all_at(bytes, 0)?;
+/// A payload that lies on the heap but is too large for a message. On another thread: while the kernel holds one of its
+/// pages, sealing waits.
+async fn in_memfd(bytes: Bytes) -> Result<SealedMemfd, Problem> {
+    let filled = tokio::task::spawn_blocking(move || {
+        let memfd = Memfd::create("zipline-payload")?;
+        memfd.write_all_at(&bytes, 0)?;
         memfd.seal()
     });
+    let sealed = filled.await.unwrap_or_else(|error| Err(io::Error::other(error)));
     sealed.map_err(|error| Problem::new(ErrorCode::BufferFull, format!("the system has no room for the payload: {error}")))
 }
 
