@@ -47,6 +47,8 @@ pub struct Autoscaler {
     decider: Decider,
     scaler: Scaler,
     desired_pods: Option<u32>,
+    /// What stands for `desired_pods` as long as there was no data.
+    initial_pods: u32,
     excess_burst_capacity: i32,
 }
 
@@ -54,9 +56,11 @@ impl Autoscaler {
     /// The autoscaler of a revision that has `ready_pods` ready instances at `now`.
     pub fn new(spec: KpaSpec, ready_pods: u32, now: Monotonic) -> Self {
         let initial_scale = spec.scaler.initial_scale;
+        let initial_pods = spec.initial_pods();
         let decider = Decider::new(spec.decider, ready_pods, now);
         Self {
             desired_pods: None,
+            initial_pods,
             excess_burst_capacity: decider.initial_excess_burst_capacity(initial_scale),
             decider,
             scaler: Scaler::new(spec.scaler, now),
@@ -87,8 +91,32 @@ impl Autoscaler {
         Tick { input, decision: TickDecision { decided, panicking: self.decider.panicking(), scale } }
     }
 
-    /// Whether an activator's report should bring the next tick forward: somebody waits for a revision at zero.
+    /// Whether an activator's report should bring the next tick forward: somebody waits for a revision at zero, be it one
+    /// that began there and has had no data yet.
     pub fn is_poked_by(&self, stat: &Stat) -> bool {
-        self.desired_pods == Some(0) && stat.average_concurrent_requests != 0.0
+        self.desired_pods.unwrap_or(self.initial_pods) == 0 && stat.average_concurrent_requests != 0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kpa::AutoscalerConfig;
+
+    fn autoscaler(annotations: &[(&str, &str)]) -> Autoscaler {
+        let config = AutoscalerConfig::from_settings([("allow-zero-initial-scale", "true")]).expect("settings").0;
+        let (spec, _) = KpaSpec::from_annotations(annotations.iter().copied(), 0, &config).expect("annotations");
+        Autoscaler::new(spec, 0, Monotonic::ZERO)
+    }
+
+    #[test]
+    fn a_first_request_pokes_a_revision_that_began_at_zero_and_none_that_is_starting() {
+        let waiting = Stat { average_concurrent_requests: 1.0, ..Stat::default() };
+        let at_zero = autoscaler(&[("autoscaling.knative.dev/initial-scale", "0")]);
+        assert!(at_zero.is_poked_by(&waiting));
+        assert!(!at_zero.is_poked_by(&Stat::default()), "nobody waits");
+        assert!(!autoscaler(&[]).is_poked_by(&waiting), "its first instance is on its way");
+        let kept = autoscaler(&[("autoscaling.knative.dev/initial-scale", "0"), ("autoscaling.knative.dev/min-scale", "2")]);
+        assert!(!kept.is_poked_by(&waiting), "min-scale has it start");
     }
 }

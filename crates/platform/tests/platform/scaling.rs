@@ -57,6 +57,39 @@ async fn a_service_goes_from_yaml_to_many_instances_to_none_and_serves_again_fro
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_request_of_a_service_that_began_at_zero_is_decided_about_at_once() -> Result<()> {
+    let world = World::start().await?;
+    let allow =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: config-autoscaler }\ndata: { allow-zero-initial-scale: \"true\" }\n";
+    let answer = world.control_with("POST", "/v1/apply?base_dir=/", allow.to_owned()).await?;
+    assert!(answer.status.is_success(), "{}", answer.text());
+    world.apply("lazy", &[("autoscaling.knative.dev/initial-scale", "0")], "timeoutSeconds: 10").await?;
+    let log = world.platform.info().decision_log.clone();
+    let ticks = || {
+        let mut ticks = Vec::new();
+        for line in std::fs::read_to_string(&log).unwrap_or_default().lines() {
+            let record: DecisionRecord = serde_json::from_str(line).with_context(|| line.to_owned())?;
+            if let LogRecord::Tick(tick) = record.record {
+                ticks.push(tick);
+            }
+        }
+        Ok::<_, anyhow::Error>(ticks)
+    };
+    // Just after a turn, so that the next one by the clock is as far away as it can be.
+    let before = ticks()?.len();
+    let turned = wait::until("the next turn", LIMIT, async || ticks(), |ticks| ticks.len() > before).await?;
+    let answer = world.get("lazy", "/").await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let next = *ticks()?.get(turned.len()).context("a decision about the request")?;
+    assert_eq!(next.decision.scale.replicas, Some(1), "{next:?}");
+    let last = turned.last().context("a turn")?;
+    let apart = next.input.at.since(last.input.at);
+    assert!(apart < zipline_core::kpa::TICK_INTERVAL, "it waited for its turn, {apart:?} after the last");
+    world.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_service_is_unknown_at_once_and_leaves_no_process() -> Result<()> {
     let world = World::start().await?;
     world.apply("gone", &[("autoscaling.knative.dev/min-scale", "2")], "timeoutSeconds: 10").await?;
