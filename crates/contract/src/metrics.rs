@@ -54,7 +54,8 @@ metrics! {
     REQUESTS_QUEUED "zipline_requests_queued" Gauge [] "Requests waiting in the breaker";
     REQUESTS_RUNNING "zipline_requests_running" Gauge [] "Requests the function is working on";
     DRAIN_PHASE "zipline_drain_phase" Gauge [] "0 serving, 1 quiet period, 2 finishing, 3 holding, 4 ended";
-    DRAIN_LEFT_BYTES "zipline_drain_left_bytes" Gauge [] "Unread bytes at the end of a drain";
+    DRAIN_LEFT_OBJECTS "zipline_drain_left_objects" Gauge [] "Unread objects that a drain waits for; what it reports last was lost. 0 before SIGTERM";
+    DRAIN_LEFT_BYTES "zipline_drain_left_bytes" Gauge [] "Their bytes";
     ACTIVATOR_REQUESTS "zipline_activator_requests_total" Counter ["result"] "Requests through the local platform's activator: ok, overload, timeout, error";
     ACTIVATOR_BODY_BYTES "zipline_activator_body_bytes_total" Counter ["direction"] "Body bytes through the local platform's activator: in, out";
     ACTIVATOR_WAITING "zipline_activator_waiting" Gauge [] "Requests waiting in the local platform's activator";

@@ -178,6 +178,15 @@ impl Drain {
         self.advance(now);
     }
 
+    /// SIGINT came: as SIGTERM, but whoever sends it takes everything down at once, so no request is waited for that might
+    /// still come. Only the first signal counts.
+    pub fn handle_sigint(&mut self, now: Monotonic) {
+        if self.phase < Phase::Quiet {
+            self.limits.quiet = Duration::ZERO;
+        }
+        self.handle_sigterm(now);
+    }
+
     /// A request came that is no probe.
     pub fn handle_request_started(&mut self, now: Monotonic) {
         // Counted first: the port was still open, so it is served, also where its coming shows that the quiet period is

@@ -253,13 +253,16 @@ impl Platform {
         }
     }
 
-    /// Ends everything: first the ingress takes no more connections, then the instances end, then the client proxy,
-    /// the control API last. Sockets are removed; logs and decisions stay.
+    /// Ends everything: first the ingress takes no more connections, then the instances end, then the client proxy (with
+    /// the instances where nothing drains), the control API last. Sockets are removed; logs and decisions stay.
     pub async fn shut_down(mut self, ending: Ending) {
         self.close_doors.begin();
         let mode = match ending {
             Ending::Drained => StopMode::Drain,
-            Ending::Quick => StopMode::Quick,
+            Ending::Quick => {
+                self.close_client.begin(); // Nobody reads to the end what it holds.
+                StopMode::Quick
+            }
         };
         let finish_doors = async { while self.doors.join_next().await.is_some() {} };
         tokio::join!(self.services.shut_down(mode), finish_doors);

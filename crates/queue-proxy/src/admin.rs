@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use zipline_contract::metrics::{DRAIN_PHASE, REQUESTS_QUEUED, REQUESTS_RUNNING};
+use zipline_contract::metrics::{DRAIN_LEFT_BYTES, DRAIN_LEFT_OBJECTS, DRAIN_PHASE, REQUESTS_QUEUED, REQUESTS_RUNNING};
 use zipline_core::drain::Phase;
 use zipline_core::stats::REPORT_INTERVAL;
 
@@ -169,6 +169,9 @@ impl Admin {
         metrics::write_gauge(&REQUESTS_RUNNING, running as u64, &mut text);
         metrics::write_gauge(&REQUESTS_QUEUED, queued as u64, &mut text);
         metrics::write_gauge(&DRAIN_PHASE, phase_number(self.drain.phase()), &mut text);
+        let left = self.drain.left(self.zipline.unread());
+        metrics::write_gauge(&DRAIN_LEFT_OBJECTS, left.objects, &mut text);
+        metrics::write_gauge(&DRAIN_LEFT_BYTES, left.bytes, &mut text);
         self.zipline.write_metrics(&mut text);
         text
     }

@@ -27,6 +27,15 @@ pub async fn reached(stage: &mut watch::Receiver<Stage>, at_least: Stage) {
     drop(stage.wait_for(|stage| *stage >= at_least).await);
 }
 
+/// The signals that begin a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Termination {
+    /// SIGTERM: requests may still come for a while.
+    Terminate,
+    /// SIGINT: everything around ends too.
+    Interrupt,
+}
+
 /// The drain of this process.
 #[derive(Debug)]
 pub struct Drain {
@@ -37,6 +46,8 @@ pub struct Drain {
     /// Answers `/wait-for-drain`.
     released: Notify,
     stage: watch::Sender<Stage>,
+    /// What was unread when everything was closed.
+    left: Mutex<Option<Held>>,
 }
 
 impl Drain {
@@ -48,6 +59,7 @@ impl Drain {
             changed: Notify::new(),
             released: Notify::new(),
             stage: watch::Sender::new(Stage::Open),
+            left: Mutex::default(),
         })
     }
 
@@ -88,9 +100,12 @@ impl Drain {
         }
     }
 
-    /// SIGTERM came.
-    pub fn terminate(&self) {
-        self.state().handle_sigterm(self.clock.now());
+    /// SIGTERM came, or SIGINT, which skips the quiet period.
+    pub fn terminate(&self, signal: Termination) {
+        match signal {
+            Termination::Terminate => self.state().handle_sigterm(self.clock.now()),
+            Termination::Interrupt => self.state().handle_sigint(self.clock.now()),
+        }
         self.changed.notify_one();
     }
 
@@ -98,6 +113,21 @@ impl Drain {
     pub fn holds(&self, held: Held) {
         self.state().handle_held(self.clock.now(), held);
         self.changed.notify_one();
+    }
+
+    /// The doors are closed: this much was given up, whatever is held from now on.
+    pub fn leaves(&self, left: Held) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(left);
+    }
+
+    /// What the drain has still to wait for, of the objects that are `held` now: nothing before SIGTERM.
+    pub fn left(&self, held: Held) -> Held {
+        let given_up = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        match given_up {
+            Some(left) => left,
+            None if self.phase() < Phase::Quiet => Held::default(),
+            None => held,
+        }
     }
 
     /// Announces the drain and returns when its quiet period is over, or when it is called off.

@@ -14,7 +14,7 @@ use zipline_core::drain::{DrainLimits, Ending, Held};
 use crate::admin::{Admin, Doors};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::drain::Drain;
+use crate::drain::{Drain, Termination};
 use crate::ingress::{BindError, Listener, Port};
 use crate::instance::Instance;
 use crate::zipline::{StartError, Zipline};
@@ -65,8 +65,10 @@ pub async fn run(config: Arc<Config>) -> Result<Ended, RunError> {
         () = terminate(signals, &drain, &zipline) => Ended::Interrupted,
         never = requests(instance, listener) => match never {},
     };
+    drain.leaves(zipline.unread()); // Until the last acknowledgements are in, at most this much is lost.
     let left = zipline.finish().await;
     let left = Held { objects: left.held_objects, bytes: left.held_bytes };
+    drain.leaves(left);
     let ended = match ended {
         Ended::Drained(ending) => Ended::Drained(Ending { held: left, ..ending }),
         Ended::Interrupted => Ended::Interrupted,
@@ -85,17 +87,13 @@ async fn requests(instance: Option<Arc<Instance>>, listener: Option<Listener>) -
 
 /// Begins the drain at the first signal; returns at the second.
 async fn terminate(mut signals: Signals, drain: &Drain, zipline: &Zipline) {
-    let held = || {
-        let held = zipline.held();
-        Held { objects: held.held_objects, bytes: held.held_bytes }
-    };
-    signals.next().await;
-    tracing::info!("a signal: draining");
+    let signal = signals.next().await;
+    tracing::info!(?signal, "draining");
     zipline.quiesce();
-    drain.holds(held()); // Before the drain begins: it may be over at once.
-    drain.terminate();
+    drain.holds(zipline.unread()); // Before the drain begins: it may be over at once.
+    drain.terminate(signal);
     tokio::select! {
-        () = signals.next() => return,
+        _ = signals.next() => return,
         () = zipline.drained() => drain.holds(Held::default()),
     }
     signals.next().await;
@@ -159,10 +157,10 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Termination {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Termination::Terminate,
+            _ = self.interrupt.recv() => Termination::Interrupt,
         }
     }
 }

@@ -69,6 +69,37 @@ async fn a_taken_port_is_named_and_leaves_nothing_behind() -> Result<()> {
 }
 
 #[tokio::test]
+async fn ctrl_c_ends_idle_instances_and_the_client_proxy_without_killing_any() -> Result<()> {
+    let mut up = Up::start().await?;
+    up.apply("sha", &[("autoscaling.knative.dev/min-scale", "2")], 0).await?;
+    let reference = up.put("", &Payload::new(MIB, 1)).await?;
+    assert_eq!(up.send("sha", Request::post("/").header(headers::REFERENCE, &reference)).await?.status, StatusCode::OK);
+    let logs = std::path::PathBuf::from(up.info["logs_dir"].as_str().context("logs_dir")?);
+    up.process.signal(Signal::INT)?;
+    assert!(up.process.ended(LIMIT).await?.success(), "{}", up.process.tail());
+    let texts = texts_under(&logs)?;
+    assert!(texts.len() >= 3, "{} logs: two instances and the client proxy have one each", texts.len());
+    for text in texts {
+        assert!(!text.contains("was killed"), "somebody did not end by itself:\n{text}");
+    }
+    Ok(())
+}
+
+/// Every file in a folder and the folders in it.
+fn texts_under(folder: &std::path::Path) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            texts.extend(texts_under(&path)?);
+        } else {
+            texts.push(std::fs::read_to_string(path)?);
+        }
+    }
+    Ok(texts)
+}
+
+#[tokio::test]
 async fn no_child_outlives_a_platform_that_was_killed() -> Result<()> {
     let up = Up::start().await?;
     up.apply("sha", &[("autoscaling.knative.dev/min-scale", "2")], 0).await?;

@@ -16,7 +16,7 @@ use zipline_sys::child::{Output, Spec};
 use super::backoff::Backoff;
 use super::environment;
 use super::host::{Host, LaunchError};
-use super::life::TERM_GRACE;
+use super::life::{PROXY_END, TERM_GRACE};
 use super::log::{self, InstanceLog, Stream};
 use super::process::Process;
 use super::secrets;
@@ -78,7 +78,10 @@ impl ClientProxy {
             let status = tokio::select! {
                 biased;
                 () = stop.begun() => {
-                    let (_status, _killed) = process.stop(TERM_GRACE).await;
+                    let (_status, killed) = process.stop(PROXY_END, TERM_GRACE).await;
+                    if killed {
+                        self.log.say(format!("the client proxy did not end within {TERM_GRACE:?} of {PROXY_END:?} and was killed"));
+                    }
                     return;
                 }
                 status = process.ended() => status,

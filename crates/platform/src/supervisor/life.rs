@@ -27,8 +27,10 @@ use super::log::{self, Stream};
 use super::process::{OutputOf, Process};
 use super::{orphans, readiness};
 
-/// How long processes get between SIGTERM and SIGKILL when there is no drain, and a function after its drain.
+/// How long processes get between the first signal and SIGKILL when there is no drain, and a function after its drain.
 pub(super) const TERM_GRACE: Duration = Duration::from_secs(2);
+/// Ends a queue-proxy that has nobody left to wait for: no quiet period, as after SIGTERM.
+pub(super) const PROXY_END: Signal = Signal::INT;
 /// How long the rest of a process' output may take to arrive after its end.
 const OUTPUT_REST: Duration = Duration::from_secs(1);
 
@@ -206,17 +208,18 @@ impl Instance {
                 _quick = self.asked_to_stop(StopMode::Quick) => {}
             }
         }
-        let stop = async |process: &mut Process, who: &str| {
-            let (_status, killed) = process.stop(TERM_GRACE).await;
+        let stop = async |process: &mut Process, signal: Signal, who: &str| {
+            let (_status, killed) = process.stop(signal, TERM_GRACE).await;
             if killed {
-                self.log.say(format!("{who} did not end within {TERM_GRACE:?} of SIGTERM and was killed"));
+                self.log.say(format!("{who} did not end within {TERM_GRACE:?} of {signal:?} and was killed"));
             }
         };
+        let proxy = stop(proxy, PROXY_END, "the queue-proxy");
         match function {
             Some(function) => {
-                tokio::join!(stop(proxy, "the queue-proxy"), stop(function, "the function"));
+                tokio::join!(proxy, stop(function, Signal::TERM, "the function"));
             }
-            None => stop(proxy, "the queue-proxy").await,
+            None => proxy.await,
         }
     }
 

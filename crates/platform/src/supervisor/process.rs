@@ -58,9 +58,9 @@ impl Process {
         }
     }
 
-    /// Asks it to end, and kills what is left after `grace`. Says how it ended and whether it had to be killed.
-    pub(super) async fn stop(&mut self, grace: Duration) -> (io::Result<ExitStatus>, bool) {
-        self.signal(Signal::TERM);
+    /// Asks it by `signal` to end, and kills what is left after `grace`. Says how it ended and whether it had to be killed.
+    pub(super) async fn stop(&mut self, signal: Signal, grace: Duration) -> (io::Result<ExitStatus>, bool) {
+        self.signal(signal);
         match tokio::time::timeout(grace, self.ended()).await {
             Ok(status) => (status, false),
             Err(_) => {

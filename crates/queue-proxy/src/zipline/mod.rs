@@ -38,6 +38,7 @@ use http::HeaderMap;
 use http::request::Parts;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use zipline_core::drain;
 use zipline_core::object::Census;
 use zipline_transfer::Node;
 
@@ -106,6 +107,12 @@ impl Zipline {
     pub fn held(&self) -> Held {
         let counted = self.node.counters();
         held(&self.node.census(), counted.connections_served + counted.connections_made)
+    }
+
+    /// The objects that nobody has read to the end, as a drain counts them.
+    pub fn unread(&self) -> drain::Held {
+        let census = self.node.census();
+        drain::Held { objects: census.objects as u64, bytes: census.bytes }
     }
 
     /// SIGTERM came: no new puts from here on; everything held stays readable.

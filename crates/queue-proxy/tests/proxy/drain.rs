@@ -3,11 +3,11 @@
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zipline_contract::doors;
 
-use crate::support::{Function, Peer, Proxy, until, until_holds};
+use crate::support::{Function, Peer, Proxy, until_holds};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const QUIET: (&str, &str) = ("ZIPLINE_DRAIN_QUIET_SECONDS", "2");
@@ -59,11 +59,11 @@ fn each_request_begins_the_quiet_period_anew_and_probes_do_not() {
     let function = Function::ok();
     let mut proxy = Proxy::start(function.port, &[QUIET]);
     proxy.signal("-TERM");
-    // Twice the quiet period, with a request in each half of it.
-    for _ in 0..5 {
+    let began = Instant::now();
+    until_holds("twice the quiet period has gone by, full of requests", || {
         assert_eq!(proxy.ask(GET).status(), 200);
-        std::thread::sleep(Duration::from_millis(800));
-    }
+        began.elapsed() > Duration::from_secs(4)
+    });
     assert!(proxy.runs());
     until_holds("probes alone do not keep it", || {
         let Ok(stream) = TcpStream::connect(proxy.requests()) else { return true };
@@ -163,8 +163,22 @@ fn the_grace_limit_ends_what_does_not_end() {
 fn a_second_signal_ends_it_at_once() {
     let function = Function::ok();
     let mut proxy = Proxy::start(function.port, &[("ZIPLINE_DRAIN_QUIET_SECONDS", "300")]);
-    proxy.signal("-INT");
-    until("the drain has begun", || (proxy.status("drain_phase") == "quiet").then_some(()));
     proxy.signal("-TERM");
+    until_holds("the drain has begun", || proxy.status("drain_phase") == "quiet");
+    proxy.signal("-INT");
     assert_eq!(proxy.ended().code(), Some(1));
+}
+
+#[test]
+fn an_interrupt_finishes_what_runs_and_waits_for_nothing_that_may_come() {
+    let (function, open) = held();
+    let mut proxy = Proxy::start(function.port, &[("ZIPLINE_DRAIN_QUIET_SECONDS", "300")]);
+    let mut busy = proxy.client();
+    busy.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    until_holds("the request runs", || proxy.status("running") == 1);
+    proxy.signal("-INT");
+    until_holds("nothing new is accepted", || proxy.status("drain_phase") == "finishing");
+    open();
+    assert_eq!(busy.answer().status(), 200);
+    assert!(proxy.ended().success(), "{}", proxy.stderr());
 }

@@ -56,7 +56,8 @@ pub(crate) struct CallSettings {
 /// How a call reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// By the local API: the caller knows Zipline and is told by name when its payload can't be buffered.
+    /// By the local API: the caller knows Zipline and is told by name when its payload can't be buffered; unless it is
+    /// for the drain of this instance, of which nobody is to notice anything.
     Invoke,
     /// By the egress: the caller knows nothing, and a payload that can't be buffered goes inline instead.
     Egress,
@@ -133,19 +134,13 @@ impl Calls {
         }
         let asked = self.ask(&mut head.headers, &service);
         let length = self.swappable_length(&head, &service).filter(|_| near.is_none());
-        let mut response = match length {
+        let (mut response, method) = match length {
             Some(length) => self.swap(head, body, swap::Swap { service: &service, length, retain, origin }).await?,
             None => {
-                let deadline = (origin == Origin::Invoke).then(|| Deadline::after(self.settings.timeout));
-                let response = self.send(Request::from_parts(head, body::passed_on(body)), deadline).await?;
-                let response = switch(response, near, upgrade);
-                response.map(|incoming| match deadline {
-                    Some(deadline) => answer::until(incoming, deadline, None),
-                    None => body::passed_on(incoming),
-                })
+                let request = Request::from_parts(head, body::passed_on(body));
+                (self.inline(request, origin, near, upgrade).await?, Transfer::Inline)
             }
         };
-        let method = if length.is_some() { Transfer::Zipline } else { Transfer::Inline };
         let (status, took) = (response.status().as_u16(), began.elapsed());
         tracing::debug!(%service, transfer.method = method.name(), object.bytes = length, status, ?took, "call answered");
         self.peers.heard(&service, response.headers(), Instant::now());
@@ -153,6 +148,22 @@ impl Calls {
             response.headers_mut().remove(headers::CAPABLE); // The answer to our question, not to the function's.
         }
         Ok(response)
+    }
+
+    /// Sends a request with its body inside.
+    async fn inline(
+        &self,
+        request: Request<Body>,
+        origin: Origin,
+        near: Option<OnUpgrade>,
+        upgrade: &Upgrade,
+    ) -> Result<Response<Body>, Problem> {
+        let deadline = (origin == Origin::Invoke).then(|| Deadline::after(self.settings.timeout));
+        let response = switch(self.send(request, deadline).await?, near, upgrade);
+        Ok(response.map(|incoming| match deadline {
+            Some(deadline) => answer::until(incoming, deadline, None),
+            None => body::passed_on(incoming),
+        }))
     }
 
     /// Sends a request and awaits the head of its answer until the deadline, if there is one.

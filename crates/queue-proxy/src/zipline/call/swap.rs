@@ -20,6 +20,7 @@ use zipline_transfer::{CallObject, Node, PutOptions, Writer};
 
 use super::answer::{self, Deadline};
 use super::{Calls, Origin, Retain, timed_out};
+use crate::config::Transfer;
 use crate::zipline::body::{self, Body};
 use crate::zipline::problem::Problem;
 use crate::zipline::service::Service;
@@ -34,15 +35,23 @@ pub(super) struct Swap<'a> {
 }
 
 impl Calls {
-    pub(super) async fn swap(&self, mut head: Parts, body: Upload, swap: Swap<'_>) -> Result<Response<Body>, Problem> {
+    /// Sends a body by reference, or inside the request where that is better than to fail; and says which.
+    pub(super) async fn swap(
+        &self,
+        mut head: Parts,
+        body: Upload,
+        swap: Swap<'_>,
+    ) -> Result<(Response<Body>, Transfer), Problem> {
         let deadline = Deadline::after(self.settings.timeout);
         let (writer, object) = match self.object(&head, &swap).await {
             Ok(opened) => opened,
-            Err(problem) if swap.origin == Origin::Invoke => return Err(problem),
+            Err(problem) if swap.origin == Origin::Invoke && problem.code != ErrorCode::Draining => return Err(problem),
+            // Who knows nothing of Zipline is told nothing of it; and that this instance ends is nobody's mistake: requests
+            // that it still serves make calls, which must not fail by it.
             Err(problem) => {
                 tracing::info!(error = problem.code.name(), detail = %problem.detail, "a body could not be buffered and goes inline");
-                let response = self.send(Request::from_parts(head, body::passed_on(body)), None).await?;
-                return Ok(super::switch(response, None, &Default::default()).map(body::passed_on));
+                let request = Request::from_parts(head, body::passed_on(body));
+                return Ok((self.inline(request, swap.origin, None, &Default::default()).await?, Transfer::Inline));
             }
         };
         self.counters.swap_out();
@@ -61,7 +70,7 @@ impl Calls {
         let response = super::switch(answered.unwrap_or_else(|_| Err(timed_out(deadline)))?, None, &Default::default());
         let goes_on = response.status().is_success() && (unfinished.is_some() || object.is_being_read());
         let beside = goes_on.then(|| beside(unfinished, object));
-        Ok(response.map(|incoming| answer::until(incoming, deadline, beside)))
+        Ok((response.map(|incoming| answer::until(incoming, deadline, beside)), Transfer::Zipline))
     }
 
     async fn object(&self, head: &Parts, swap: &Swap<'_>) -> Result<(Writer, CallObject), Problem> {
