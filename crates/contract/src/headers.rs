@@ -47,6 +47,9 @@ pub const SUM: &str = "zipline-sum";
 /// `records`: the body is a sequence of records.
 pub const BODY: &str = "zipline-body";
 
+/// W3C trace context: where a request stands in a trace. Goes with every pull, outside its MAC.
+pub const TRACEPARENT: &str = "traceparent";
+
 /// Prefix of every header that is ours. A proxy removes them all before its function sees a request, save [`TICKET`].
 pub const PREFIX: &str = "zipline-";
 

@@ -28,5 +28,6 @@ pub mod pull;
 pub mod reference;
 pub mod stats;
 pub mod time;
+pub mod trace;
 
 pub use hex::IdError;

@@ -165,7 +165,7 @@ impl Nodes {
         let pull = async move {
             let began = Instant::now();
             let taking = if destination == Destination::FreshMemfd { Taking::Whole } else { Taking::Stream };
-            let mut incoming = consumer.fetch(&token, FetchOptions { range: None, taking }).await?;
+            let mut incoming = consumer.fetch(&token, FetchOptions { taking, ..FetchOptions::default() }).await?;
             let took;
             if destination == Destination::FreshMemfd {
                 let _payload = incoming.receive().await?;

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use zipline_core::object::{LeaseId, LeaseRequest, ObjectId, Via};
 use zipline_core::pull::{AnswerHead, ByteRange, HeaderText, ObjectSize, PullError, Span, SumKind, Wanted};
-use zipline_core::reference::Reference;
+use zipline_core::reference::{Reference, fingerprint};
 use zipline_core::time::WallTime;
+use zipline_core::trace::TraceContext;
 
 use crate::config::GROW_BYTES_MAX;
 use crate::error::TransferError;
@@ -23,6 +24,7 @@ use crate::payload::{Landing, Payload};
 use crate::pull::exchange::RemoteLease;
 use crate::pull::read::TcpRead;
 use crate::random;
+use crate::span::{TIER_MEMORY, Work, WorkSpan};
 
 /// What is wanted of an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct FetchOptions {
     pub range: Option<ByteRange>,
     /// How they will be taken.
     pub taking: Taking,
+    /// Where the read stands in a trace, if its caller said so.
+    pub trace: Option<TraceContext>,
 }
 
 /// How a payload is taken.
@@ -51,6 +55,7 @@ pub struct Incoming {
     source: Source,
     facts: Facts,
     room: Option<ReceiveRoom>,
+    span: WorkSpan,
     node: Node,
 }
 
@@ -66,6 +71,9 @@ enum Lease {
     Handover(Box<HandoverLease>),
     Remote(RemoteLease),
 }
+
+/// A read that was granted: its lease, its bytes, what is known of them, and room to receive them.
+type Granted = (Lease, Source, Facts, Option<ReceiveRoom>);
 
 /// What an answer's head says.
 #[derive(Clone, Debug)]
@@ -87,26 +95,53 @@ impl Node {
     /// A reference that is none, expired, another service's; a producer that may not be dialled, cannot be reached or
     /// refuses; no room.
     pub async fn fetch(&self, token: &str, options: FetchOptions) -> Result<Incoming, TransferError> {
+        let mut span = WorkSpan::begin(Work::Pull, options.trace);
+        span.reference(fingerprint(token));
+        match self.grant(token, options, &span).await {
+            Ok((lease, source, facts, room)) => {
+                span.waited();
+                span.tier(TIER_MEMORY);
+                Ok(Incoming { lease, source, facts, room, span, node: self.clone() })
+            }
+            Err(error) => {
+                span.failed(error.code());
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the read granted, by the nearest way.
+    async fn grant(&self, token: &str, options: FetchOptions, span: &WorkSpan) -> Result<Granted, TransferError> {
         let reference = self.open(token)?;
         reference.check_receiver(&self.config().receivers)?;
         let wanted = self.wanted(&reference, options.range)?;
         let shown = reference.range.map_or(Span::WHOLE, |range| Span { first: range.first(), limit: range.end() });
+        span.peer(wanted.producer);
         if self.is_own(&reference)? {
+            span.method("own");
             return self.read_own(&wanted, shown);
         }
         let inner = self.inner();
         inner.config.peers.check(wanted.producer)?;
         if let Some(directory) = &inner.config.handover_dir
-            && let Some((lease, head, stored)) = handover::take(inner, directory, &wanted).await?
+            && let Some((lease, head, stored)) = handover::take(inner, directory, &wanted, span.context()).await?
         {
+            span.method("descriptor");
             let facts = Facts::of(&head, &wanted, shown)?;
             let held = HeldRead::new(stored, wanted.span, Arc::clone(&inner.blocks), inner.config.pull_idle_timeout);
-            return Ok(self.incoming(Lease::Handover(Box::new(lease)), Source::Held(held), facts, None));
+            return Ok((Lease::Handover(Box::new(lease)), Source::Held(held), facts, None));
         }
-        self.pull(wanted, shown, options.taking).await
+        span.method("tcp");
+        self.pull(wanted, shown, options.taking, span.context()).await
     }
 
-    async fn pull(&self, wanted: Wanted, shown: Span, taking: Taking) -> Result<Incoming, TransferError> {
+    async fn pull(
+        &self,
+        wanted: Wanted,
+        shown: Span,
+        taking: Taking,
+        trace: Option<TraceContext>,
+    ) -> Result<Granted, TransferError> {
         let inner = self.inner();
         let room = match (taking, wanted.size) {
             (Taking::Whole, Some(size)) => Some(inner.ledger.receive(length(wanted.span, size)).await?),
@@ -117,13 +152,13 @@ impl Node {
             Ok(permit) => permit.map_err(std::io::Error::other)?,
             Err(_) => return Err(TransferError::pull(wanted.producer)(PullError::Idle { offset: wanted.span.first, idle })),
         };
-        let mut lease = RemoteLease::new(Arc::clone(inner), wanted.clone());
-        let (read, head) = TcpRead::open(inner, wanted.clone(), permit, &mut lease).await?;
+        let mut lease = RemoteLease::new(Arc::clone(inner), wanted.clone(), trace);
+        let (read, head) = TcpRead::open(inner, wanted.clone(), trace, permit, &mut lease).await?;
         let facts = Facts::of(&head, &wanted, shown)?;
-        Ok(self.incoming(Lease::Remote(lease), Source::Tcp(Box::new(read)), facts, room))
+        Ok((Lease::Remote(lease), Source::Tcp(Box::new(read)), facts, room))
     }
 
-    fn read_own(&self, wanted: &Wanted, shown: Span) -> Result<Incoming, TransferError> {
+    fn read_own(&self, wanted: &Wanted, shown: Span) -> Result<Granted, TransferError> {
         let inner = self.inner();
         let asked = LeaseRequest { lease: wanted.lease, slot: wanted.slot, via: Via::Handover };
         let (stored, facts) = inner.ledger.command(|holdings, now| {
@@ -141,11 +176,7 @@ impl Node {
         })?;
         let lease = Lease::Own(OwnLease { ledger: Arc::clone(&inner.ledger), object: wanted.object, lease: wanted.lease });
         let held = HeldRead::new(stored, wanted.span, Arc::clone(&inner.blocks), inner.config.pull_idle_timeout);
-        Ok(self.incoming(lease, Source::Held(held), facts, None))
-    }
-
-    fn incoming(&self, lease: Lease, source: Source, facts: Facts, room: Option<ReceiveRoom>) -> Incoming {
-        Incoming { lease, source, facts, room, node: self.clone() }
+        Ok((lease, Source::Held(held), facts, None))
     }
 
     pub(crate) fn wanted(&self, reference: &Reference, range: Option<ByteRange>) -> Result<Wanted, TransferError> {
@@ -169,6 +200,18 @@ impl Incoming {
     /// # Errors
     /// The producer is gone, refuses, or is silent for too long; bytes that did not match their sums twice.
     pub async fn next_block(&mut self) -> Result<Option<Bytes>, TransferError> {
+        let block = self.read_block().await;
+        match &block {
+            Ok(block) => self.span.passed(block.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Err(error) => self.span.failed(error.code()),
+        }
+        if self.is_whole() {
+            self.span.settled();
+        }
+        block
+    }
+
+    async fn read_block(&mut self) -> Result<Option<Bytes>, TransferError> {
         match &mut self.source {
             Source::Held(held) => held.next_block().await,
             Source::Tcp(read) => {
@@ -195,7 +238,10 @@ impl Incoming {
                 size if !held.copies(size) => None,
                 size => Some(self.node.ledger().receive(size.map_or(0, |size| length(self.facts.span, size))).await?),
             };
-            return Ok(Payload::new(held.receive(heap_max).await?, room));
+            let payload = Payload::new(held.receive(heap_max).await?, room);
+            self.span.passed(payload.size());
+            self.span.settled();
+            return Ok(payload);
         }
         let known = self.content_length();
         let room = match self.room.take() {

@@ -24,6 +24,7 @@ mod pull;
 mod put;
 mod random;
 mod reclaim;
+mod span;
 mod stored;
 
 pub use clock::Clock;
@@ -35,3 +36,4 @@ pub use keys::Keys;
 pub use node::{Node, ObjectState, StartError};
 pub use payload::{Payload, PayloadBytes};
 pub use put::{CallObject, Put, PutOptions, Writer};
+pub use span::{TIER_MEMORY, Work, WorkSpan};

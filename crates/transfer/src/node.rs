@@ -210,7 +210,7 @@ impl Node {
             };
             return Ok(self.ledger().command(|holdings, now| holdings.status(wanted.object, None, now).map(view))?);
         }
-        let head = self.inner().ask(&wanted, PullMethod::Head).await?;
+        let head = self.inner().ask(&wanted, PullMethod::Head, None).await?;
         let missing = || TransferError::pull(wanted.producer)(zipline_core::pull::PullError::Contradicts("state"));
         Ok(ObjectState {
             size: shown(head.size.and_then(ObjectSize::known)),
@@ -231,7 +231,7 @@ impl Node {
             self.ledger().command(|holdings, now| holdings.free(wanted.object, now));
             return Ok(());
         }
-        self.inner().ask(&wanted, PullMethod::Free).await.map(|_| ())
+        self.inner().ask(&wanted, PullMethod::Free, None).await.map(|_| ())
     }
 
     /// What is held and received now.

@@ -16,12 +16,14 @@ use zipline_core::object::{NewObject, ObjectId, Owner, Refusal, WriteError};
 use zipline_core::pull::{HeaderText, RunningSum, Sum, SumKind};
 use zipline_core::reference::{Receiver, Reference, Token};
 use zipline_core::time::WallTime;
+use zipline_core::trace::TraceContext;
 use zipline_sys::{Memfd, SealedMemfd};
 
 use crate::config::{GROW_BYTES_MAX, GROW_BYTES_MIN};
 use crate::error::TransferError;
 use crate::node::Node;
 use crate::random;
+use crate::span::{TIER_MEMORY, Work, WorkSpan};
 use crate::stored::{Body, Progress, Stored, off_loop};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -41,6 +43,8 @@ pub struct PutOptions {
     pub receiver: Option<Receiver>,
     /// Its size, where it is known before its bytes come. They must then be that many.
     pub size: Option<u64>,
+    /// Where the put stands in a trace, if its caller said so.
+    pub trace: Option<TraceContext>,
 }
 
 impl Default for PutOptions {
@@ -53,6 +57,7 @@ impl Default for PutOptions {
             sum: SumKind::Crc32c,
             receiver: None,
             size: None,
+            trace: None,
         }
     }
 }
@@ -88,6 +93,26 @@ impl Node {
     /// # Errors
     /// No room, no keys, a drain, or options that no put gets.
     pub async fn put(&self, options: PutOptions) -> Result<Writer, TransferError> {
+        let mut span = WorkSpan::begin(Work::Put, options.trace);
+        span.method("body");
+        span.tier(TIER_MEMORY);
+        match self.begin_put(options).await {
+            Ok((terms, stored, place, room, declared)) => {
+                span.waited();
+                if let Some(trace) = span.context() {
+                    stored.put_in(trace);
+                }
+                let sums = BlockSums::new(terms.sum);
+                Ok(Writer { node: self.clone(), sums, terms, stored, place, room, written: 0, declared, done: false, span })
+            }
+            Err(error) => {
+                span.failed(error.code());
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin_put(&self, options: PutOptions) -> Result<Begun, TransferError> {
         let terms = self.terms(&options)?;
         let room = options.size.unwrap_or(GROW_BYTES_MIN.min(self.config().buffer_bytes));
         let reservation = self.ledger().reserve(terms.id, room).await?;
@@ -102,17 +127,7 @@ impl Node {
         let stored = Arc::new(Stored::new(terms.id, options.content_type, options.sum, body));
         self.insert(&terms, options.size, &stored)?;
         reservation.used();
-        Ok(Writer {
-            node: self.clone(),
-            sums: BlockSums::new(options.sum),
-            terms,
-            stored,
-            place,
-            room,
-            written: 0,
-            declared: options.size,
-            done: false,
-        })
+        Ok((terms, stored, place, room, options.size))
     }
 
     /// Takes a payload that a function has filled and sealed, as it is: neither copied, mapped nor read.
@@ -120,6 +135,22 @@ impl Node {
     /// # Errors
     /// As [`Node::put`], and a descriptor that is no immutable payload without holes.
     pub async fn put_descriptor(&self, descriptor: OwnedFd, options: PutOptions) -> Result<Put, TransferError> {
+        let mut span = WorkSpan::begin(Work::Put, options.trace);
+        span.method("descriptor");
+        span.tier(TIER_MEMORY);
+        let put = self.take_descriptor(descriptor, options, &mut span).await;
+        match &put {
+            Ok(put) => {
+                span.reference(put.token.fingerprint());
+                span.passed(put.size);
+                span.settled();
+            }
+            Err(error) => span.failed(error.code()),
+        }
+        put
+    }
+
+    async fn take_descriptor(&self, descriptor: OwnedFd, options: PutOptions, span: &mut WorkSpan) -> Result<Put, TransferError> {
         let terms = self.terms(&options)?;
         let memfd = SealedMemfd::admit(descriptor, self.config().buffer_bytes)?;
         let size = memfd.size();
@@ -129,8 +160,12 @@ impl Node {
             return Err(WriteError::OtherSize { declared, written: size }.into());
         }
         let reservation = self.ledger().reserve(terms.id, size).await?;
+        span.waited();
         let body = Body::Sealed(Arc::new(memfd));
         let stored = Arc::new(Stored::new(terms.id, options.content_type, options.sum, body));
+        if let Some(trace) = span.context() {
+            stored.put_in(trace);
+        }
         self.insert(&terms, Some(size), &stored)?;
         reservation.used();
         stored.set_progress(Progress::Complete { size });
@@ -204,7 +239,11 @@ pub struct Writer {
     written: u64,
     declared: Option<u64>,
     done: bool,
+    span: WorkSpan,
 }
+
+/// An object that was begun: its terms, its bytes to be, the room it has, and its size where that was declared.
+type Begun = (Terms, Arc<Stored>, Place, u64, Option<u64>);
 
 #[derive(Debug)]
 enum Place {
@@ -244,6 +283,14 @@ impl Writer {
         if bytes.is_empty() {
             return Ok(());
         }
+        let wrote = self.write_some(bytes).await;
+        if let Err(error) = &wrote {
+            self.span.failed(error.code());
+        }
+        wrote
+    }
+
+    async fn write_some(&mut self, bytes: Bytes) -> Result<(), TransferError> {
         let total = self.written.saturating_add(bytes.len() as u64);
         if let Some(declared) = self.declared
             && total > declared
@@ -273,6 +320,18 @@ impl Writer {
     /// # Errors
     /// Fewer bytes than declared, or the object has ended meanwhile.
     pub async fn finish(mut self) -> Result<Put, TransferError> {
+        let put = self.complete().await;
+        match &put {
+            Ok(put) => {
+                self.span.reference(put.token.fingerprint());
+                self.span.settled();
+            }
+            Err(error) => self.span.failed(error.code()),
+        }
+        put
+    }
+
+    async fn complete(&mut self) -> Result<Put, TransferError> {
         let size = self.written;
         if let Some(declared) = self.declared
             && declared != size
@@ -330,6 +389,7 @@ impl Writer {
         self.node.ledger().command(|holdings, _| holdings.written(self.terms.id, total))?;
         let before = self.written;
         self.written = total;
+        self.span.passed(total - before);
         if matches!(self.place, Place::Memfd(_)) && total / BLOCK > before / BLOCK {
             self.stored.set_progress(Progress::Writing { bytes: total - total % BLOCK });
         }

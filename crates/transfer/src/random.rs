@@ -5,6 +5,7 @@ use std::io;
 use zipline_core::object::{Epoch, LeaseId, ObjectId};
 use zipline_core::pull::Nonce;
 use zipline_core::reference::NONCE_BYTES;
+use zipline_core::trace::TraceContext;
 
 fn bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
@@ -30,4 +31,14 @@ pub(crate) fn nonce() -> io::Result<Nonce> {
 
 pub(crate) fn seal_nonce() -> io::Result<[u8; NONCE_BYTES]> {
     bytes()
+}
+
+/// Names a span; never 0.
+pub(crate) fn span() -> io::Result<u64> {
+    Ok(u64::from_be_bytes(bytes()?).max(1))
+}
+
+/// Begins a trace that is not recorded.
+pub(crate) fn trace() -> io::Result<TraceContext> {
+    Ok(TraceContext { trace_id: u128::from_be_bytes(bytes()?).max(1), span_id: span()?, is_sampled: false })
 }

@@ -7,13 +7,14 @@
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 use zipline_contract::limits::BLOCK_BYTES;
 use zipline_core::object::{End, ObjectId};
 use zipline_core::pull::{HeaderText, Sum, SumKind, Written};
+use zipline_core::trace::TraceContext;
 use zipline_sys::{Memfd, SealedMemfd};
 
 use crate::config::OFF_LOOP_BYTES;
@@ -74,6 +75,8 @@ pub(crate) struct Stored {
     /// Only one sum of an object is computed at a time: readers that go along together share each.
     summing: tokio::sync::Mutex<()>,
     progress: watch::Sender<Progress>,
+    /// Where its put stands in a trace, if anywhere.
+    put: OnceLock<TraceContext>,
 }
 
 impl Stored {
@@ -86,7 +89,18 @@ impl Stored {
             sums: Mutex::default(),
             summing: tokio::sync::Mutex::default(),
             progress: watch::Sender::new(Progress::Writing { bytes: 0 }),
+            put: OnceLock::new(),
         }
+    }
+
+    /// Keeps where its put stands in a trace; the first time counts.
+    pub(crate) fn put_in(&self, trace: TraceContext) {
+        self.put.get_or_init(|| trace);
+    }
+
+    /// Where its put stands in a trace.
+    pub(crate) fn put_trace(&self) -> Option<TraceContext> {
+        self.put.get().copied()
     }
 
     pub(crate) fn body(&self) -> Body {

@@ -33,7 +33,7 @@ async fn payloads_that_ended_give_their_memory_back_on_both_sides() -> Result<()
     }
     assert!(memfd_bytes()? >= 4 * SIZE as u64);
     for token in &tokens {
-        let options = FetchOptions { range: None, taking: Taking::Whole };
+        let options = FetchOptions { taking: Taking::Whole, ..FetchOptions::default() };
         let mut incoming = consumer.node.fetch(token.as_str(), options).await?;
         let received = incoming.receive().await?;
         incoming.acknowledge().await?;

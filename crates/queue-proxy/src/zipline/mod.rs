@@ -29,6 +29,7 @@ mod service;
 mod start;
 mod tasks;
 mod tickets;
+mod trace;
 mod upload;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -5,14 +5,12 @@
 //! head held: a reference that fails is answered by name in its place.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use zipline_contract::{ErrorCode, headers};
-use zipline_core::reference::fingerprint;
 use zipline_transfer::{FetchOptions, Incoming, Node, Taking};
 
 use crate::payload::{Payload, Refusal};
@@ -21,6 +19,7 @@ use crate::zipline::problem::{Dialect, Problem};
 use crate::zipline::reading::{self, Settlement};
 use crate::zipline::tasks::Tasks;
 use crate::zipline::tickets::{Awaiting, Tickets};
+use crate::zipline::trace;
 
 /// Resolves references for the ingress.
 pub(crate) struct Resolver {
@@ -51,10 +50,8 @@ impl Resolver {
         let reference = the_reference(taken, has_body)?;
         let is_served = self.tickets.is_served();
         let taking = if is_served { Taking::Whole } else { Taking::Stream };
-        let asked = Instant::now();
-        let incoming = self.node.fetch(reference, FetchOptions { range: None, taking }).await?;
-        let (bytes, local, waited) = (incoming.content_length(), incoming.is_local(), asked.elapsed());
-        tracing::debug!(reference = %fingerprint(reference), object.bytes = bytes, local, ?waited, "a reference is resolved");
+        let trace = trace::of(&head.headers, &head.extensions);
+        let incoming = self.node.fetch(reference, FetchOptions { taking, trace, ..FetchOptions::default() }).await?;
         self.counters.swap_in();
         let content_type = incoming.content_type().and_then(|text| HeaderValue::from_str(text).ok());
         if let Some(content_type) = content_type

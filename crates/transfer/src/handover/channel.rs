@@ -19,6 +19,9 @@ pub(super) struct Request {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) headers: BTreeMap<String, String>,
+    /// Where who asks stands in a trace; beside the headers, which are under the MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) traceparent: Option<String>,
 }
 
 /// What a producer answers: an answer of the pull port, and the payload where it is small and has no descriptor.

@@ -15,14 +15,15 @@ use tokio::time::timeout;
 use zipline_contract::ErrorCode;
 use zipline_contract::limits::MESSAGE_INLINE_BYTES_MAX;
 use zipline_core::object::{LeaseId, LeaseRequest, ObjectId, ReadError, Via};
-use zipline_core::pull::{AnswerHead, Authenticated, Mac, PullMethod, PullRequest, SignedRequest};
+use zipline_core::pull::{AnswerHead, Authenticated, Mac, ObjectSize, PullMethod, PullRequest, SignedRequest};
 
 use super::channel::{Answer, Channel, Request};
 use super::socket_path;
 use crate::config::{HANDOVER_CONNECTIONS_MAX, HEAD_TIME_MAX};
 use crate::node::Inner;
 use crate::pull::serve::head_of;
-use crate::stored::Body;
+use crate::span::{Work, WorkSpan};
+use crate::stored::{Body, Stored};
 
 /// Says that the object is to be pulled: it is still being written, or on the heap and too large for a message.
 const PULL_INSTEAD: u16 = 421;
@@ -120,14 +121,24 @@ async fn serve(inner: &Arc<Inner>, stream: UnixStream) -> io::Result<()> {
             send(&channel, &said, Some(sign(&said)), None).await?;
             continue;
         }
+        let trace = request.traceparent.as_deref().and_then(|text| text.parse().ok());
+        let mut span = WorkSpan::begin(Work::Serve, trace);
+        span.method("descriptor");
         match open(inner, &asked.request) {
-            Ok((head, body, lease)) => {
+            Ok((head, stored, body, lease)) => {
+                span.of(&stored);
+                span.waited();
                 held = Some(Held { inner, object: asked.request.object, lease });
                 let mac = sign(&head);
                 inner.counters.handovers_made.fetch_add(1, Ordering::Relaxed);
                 send(&channel, &head, Some(mac), Some(&body)).await?;
+                span.passed(head.size.and_then(ObjectSize::known).unwrap_or_default());
+                span.settled();
             }
-            Err(said) => send(&channel, &said, Some(sign(&said)), None).await?,
+            Err(said) => {
+                span.refused(&said);
+                send(&channel, &said, Some(sign(&said)), None).await?;
+            }
         }
     }
 }
@@ -141,7 +152,10 @@ fn read(inner: &Inner, request: &Request) -> Result<Authenticated, Box<AnswerHea
     inner.authenticate(signed).map_err(|error| refused(error.code(), error.to_string()))
 }
 
-fn open(inner: &Arc<Inner>, request: &PullRequest) -> Result<(AnswerHead, Body, LeaseId), Box<AnswerHead>> {
+/// The head, the object, its bytes, and the lease on it.
+type Opened = (AnswerHead, Arc<Stored>, Body, LeaseId);
+
+fn open(inner: &Arc<Inner>, request: &PullRequest) -> Result<Opened, Box<AnswerHead>> {
     if request.epoch != inner.epoch {
         return Err(Box::new(inner.gone()));
     }
@@ -163,7 +177,7 @@ fn open(inner: &Arc<Inner>, request: &PullRequest) -> Result<(AnswerHead, Body, 
         }
         let asked = LeaseRequest { lease, slot: request.slot, via: Via::Handover };
         let view = holdings.grant(request.object, asked, now).map_err(refused)?;
-        Ok((head_of(inner, &view, None), body, lease))
+        Ok((head_of(inner, &view, None), Arc::clone(view.payload), body, lease))
     })
 }
 

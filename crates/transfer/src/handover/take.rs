@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use zipline_contract::limits::MESSAGE_INLINE_BYTES_MAX;
 use zipline_core::pull::{AnswerHead, PullError, PullMethod, Wanted, verified};
+use zipline_core::trace::TraceContext;
 use zipline_sys::SealedMemfd;
 
 use super::channel::{Answer, Channel, Request};
@@ -26,6 +27,8 @@ use crate::stored::{Body, Progress, Stored};
 pub(crate) struct HandoverLease {
     channel: Channel,
     wanted: Wanted,
+    /// Where the read stands in a trace.
+    trace: Option<TraceContext>,
 }
 
 /// Asks for the object's descriptor. `None`: it is to be pulled, because its producer is not on this machine, or does
@@ -34,6 +37,7 @@ pub(crate) async fn take(
     inner: &Inner,
     directory: &Path,
     wanted: &Wanted,
+    trace: Option<TraceContext>,
 ) -> Result<Option<(HandoverLease, AnswerHead, Arc<Stored>)>, TransferError> {
     let path = socket_path(directory, wanted.producer);
     let taking = async {
@@ -45,7 +49,7 @@ pub(crate) async fn take(
             }
             Ok(stream) => stream,
         };
-        let lease = HandoverLease { channel: Channel::new(stream)?, wanted: wanted.clone() };
+        let lease = HandoverLease { channel: Channel::new(stream)?, wanted: wanted.clone(), trace };
         let (answer, head, descriptor) = lease.ask(inner, PullMethod::Handover).await?;
         Ok(Some((lease, answer, head, descriptor)))
     };
@@ -124,7 +128,8 @@ impl HandoverLease {
         let request = self.wanted.request(method, inner.config.clock.wall(), random::nonce()?);
         let mac = request.sign(&key);
         let headers = request.headers(key.id(), &mac).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let message = Request { method: method.verb().to_owned(), path: request.path(), headers };
+        let traceparent = self.trace.map(|trace| trace.to_string());
+        let message = Request { method: method.verb().to_owned(), path: request.path(), headers, traceparent };
         self.channel.send(&message, None).await?;
         let answered = self.channel.receive::<Answer>().await?;
         let (answer, descriptor) = answered.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?;

@@ -22,6 +22,7 @@ use zipline_sys::sendfile::{SENDFILE_BYTES_MAX, send_more, sendfile};
 use crate::config::HEARTBEAT;
 use crate::ledger::ReaderWatch;
 use crate::node::Inner;
+use crate::span::WorkSpan;
 use crate::stored::{Body, Progress, Stored, off_loop, slice};
 
 /// One body on its way.
@@ -50,7 +51,7 @@ enum Next {
 
 impl Sender<'_> {
     /// Sends the bytes of `span`, until the last or until the reader is to stop.
-    pub(crate) async fn send(mut self, span: Span, watch: &mut ReaderWatch) -> io::Result<Sent> {
+    pub(crate) async fn send(mut self, span: Span, watch: &mut ReaderWatch, work: &mut WorkSpan) -> io::Result<Sent> {
         let mut plan = RecordPlan::new(span);
         let mut progress = self.stored.progress();
         let mut scratch = Vec::new();
@@ -65,6 +66,7 @@ impl Sender<'_> {
                 let aborted = self.chain.seal(&RecordHead::aborted(self.stored.sum_kind));
                 return self.stream.try_write(&aborted).map_or(Ok(Sent::Stopped), |_| Ok(Sent::Stopped));
             };
+            let length = bytes.end - bytes.start;
             let whole = tokio::select! {
                 biased;
                 _ = watch.cut() => false,
@@ -73,6 +75,7 @@ impl Sender<'_> {
             if !whole {
                 return Ok(Sent::Stopped);
             }
+            work.passed(length);
             if last {
                 return Ok(Sent::Whole);
             }

@@ -8,6 +8,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use zipline_core::pull::{AnswerHead, Mac, PullError, PullMethod, PullRequest, Wanted, verified};
 use zipline_core::reference::KeyId;
+use zipline_core::trace::TraceContext;
 
 use super::body::write_all;
 use super::pool::{Connection, Use};
@@ -23,8 +24,9 @@ pub(crate) async fn exchange(
     request: &PullRequest,
     key: KeyId,
     mac: &Mac,
+    trace: Option<TraceContext>,
 ) -> io::Result<Result<(AnswerHead, Option<Mac>), PullError>> {
-    let text = wire::request_text(request, key, mac);
+    let text = wire::request_text(request, key, mac, trace);
     write_all(&connection.stream, text.as_bytes(), &[], |_| ()).await?;
     let Some(length) = wire::read_head(&mut connection.stream, &mut connection.inbox).await? else {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -37,7 +39,12 @@ pub(crate) async fn exchange(
 impl Inner {
     /// Asks the producer what is no read. Every such question may be asked twice, and is, where a pooled connection
     /// turns out to be closed.
-    pub(crate) async fn ask(&self, wanted: &Wanted, method: PullMethod) -> Result<AnswerHead, TransferError> {
+    pub(crate) async fn ask(
+        &self,
+        wanted: &Wanted,
+        method: PullMethod,
+        trace: Option<TraceContext>,
+    ) -> Result<AnswerHead, TransferError> {
         let peer = wanted.producer;
         let unanswered = |source| TransferError::Unanswered { peer, source };
         loop {
@@ -45,7 +52,7 @@ impl Inner {
             let mut connection = self.pool.connect(self, peer, Use::Control).await?;
             let request = wanted.request(method, self.config.clock.wall(), random::nonce()?);
             let mac = request.sign(&key);
-            let answered = timeout(ANSWER_TIME_MAX, exchange(&mut connection, &request, key.id(), &mac)).await;
+            let answered = timeout(ANSWER_TIME_MAX, exchange(&mut connection, &request, key.id(), &mac, trace)).await;
             let (head, signed) = match answered {
                 Err(_) => return Err(unanswered(io::ErrorKind::TimedOut.into())),
                 Ok(Err(_)) if connection.reused => continue,
@@ -67,14 +74,16 @@ impl Inner {
 pub(crate) struct RemoteLease {
     inner: Arc<Inner>,
     wanted: Wanted,
+    /// Where the read that it is for stands in a trace.
+    trace: Option<TraceContext>,
     renewing: Option<AbortHandle>,
     /// It may have been granted: there is something to give back.
     asked: bool,
 }
 
 impl RemoteLease {
-    pub(crate) fn new(inner: Arc<Inner>, wanted: Wanted) -> Self {
-        Self { inner, wanted, renewing: None, asked: false }
+    pub(crate) fn new(inner: Arc<Inner>, wanted: Wanted, trace: Option<TraceContext>) -> Self {
+        Self { inner, wanted, trace, renewing: None, asked: false }
     }
 
     pub(crate) fn asked(&mut self) {
@@ -86,12 +95,12 @@ impl RemoteLease {
         if self.renewing.is_some() {
             return;
         }
-        let (inner, wanted) = (Arc::clone(&self.inner), self.wanted.clone());
+        let (inner, wanted, trace) = (Arc::clone(&self.inner), self.wanted.clone(), self.trace);
         // Not in a set of tasks: this lease owns it, and aborts it when it ends.
         let task = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(inner.config.lease / 3).await;
-                if let Err(error) = inner.ask(&wanted, PullMethod::Head).await {
+                if let Err(error) = inner.ask(&wanted, PullMethod::Head, trace).await {
                     tracing::debug!(peer.addr = %wanted.producer, %error, "a lease could not be renewed");
                 }
             }
@@ -101,7 +110,7 @@ impl RemoteLease {
 
     /// Counts the read as a retrieval.
     pub(crate) async fn acknowledge(mut self) -> Result<(), TransferError> {
-        let acknowledged = self.inner.ask(&self.wanted, PullMethod::Acknowledge).await;
+        let acknowledged = self.inner.ask(&self.wanted, PullMethod::Acknowledge, self.trace).await;
         // Also where that failed: it may have arrived, and a release after it would say something else.
         self.asked = false;
         acknowledged.map(|_| ())
@@ -118,10 +127,10 @@ impl Drop for RemoteLease {
         }
         // Bounded: beyond that many the leases lapse by themselves.
         let Ok(permit) = Arc::clone(&self.inner.returns).try_acquire_owned() else { return };
-        let (inner, wanted) = (Arc::clone(&self.inner), self.wanted.clone());
+        let (inner, wanted, trace) = (Arc::clone(&self.inner), self.wanted.clone(), self.trace);
         self.inner.spawn(async move {
             let _permit = permit;
-            if let Err(error) = inner.ask(&wanted, PullMethod::Release).await {
+            if let Err(error) = inner.ask(&wanted, PullMethod::Release, trace).await {
                 tracing::debug!(peer.addr = %wanted.producer, %error, "a lease could not be given back; it will lapse");
             }
         });

@@ -15,6 +15,7 @@ use zipline_core::pull::{
     AnswerHead, AwaitingBytes, AwaitingRecord, BytesStep, DeliveredStep, PullError, PullReader, RecordStep, Verified, Wanted,
 };
 use zipline_core::time::Monotonic;
+use zipline_core::trace::TraceContext;
 
 use super::exchange::{RemoteLease, exchange};
 use super::pool::{Connection, Use};
@@ -28,6 +29,8 @@ use crate::random;
 pub(crate) struct TcpRead {
     inner: Arc<Inner>,
     wanted: Wanted,
+    /// Where it stands in a trace.
+    trace: Option<TraceContext>,
     /// `None` once the read is whole, has failed, or was given up in the middle of a block.
     state: Option<State>,
     connection: Option<Connection>,
@@ -49,15 +52,16 @@ impl TcpRead {
     pub(crate) async fn open(
         inner: &Arc<Inner>,
         wanted: Wanted,
+        trace: Option<TraceContext>,
         permit: OwnedSemaphorePermit,
         lease: &mut RemoteLease,
     ) -> Result<(Self, AnswerHead), TransferError> {
         let began = inner.config.clock.monotonic();
         let reader = PullReader::new(wanted.clone(), inner.config.reader_limits(), began);
-        let mut read =
-            Self { inner: Arc::clone(inner), wanted, state: None, connection: None, began, whole: false, permit: Some(permit) };
+        let (inner, permit) = (Arc::clone(inner), Some(permit));
+        let mut read = Self { inner, wanted, trace, state: None, connection: None, began, whole: false, permit };
         lease.asked();
-        let (state, head) = read.ask(reader).await.inspect_err(|error| inner.counters.pull_failed(error.code()))?;
+        let (state, head) = read.ask(reader).await.inspect_err(|error| read.inner.counters.pull_failed(error.code()))?;
         read.state = Some(State::Awaiting(state));
         Ok((read, head))
     }
@@ -218,7 +222,7 @@ impl TcpRead {
                 Err(_) => return Err(failed(reader.timed_out())),
             };
             let (request, mac, awaiting) = reader.ask(&key, clock.wall(), random::nonce()?);
-            let answered = exchange(connection, &request, key.id(), &mac);
+            let answered = exchange(connection, &request, key.id(), &mac, self.trace);
             let (head, signed) = match timeout_at(clock.instant(awaiting.idle_at()), answered).await {
                 Err(_) => return Err(failed(awaiting.timed_out())),
                 Ok(Ok(answer)) => answer.map_err(&failed)?,

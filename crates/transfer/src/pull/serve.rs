@@ -17,10 +17,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use zipline_contract::ErrorCode;
 use zipline_core::object::{LeaseId, LeaseRequest, ObjectId, ReadError, Via, View};
 use zipline_core::pull::{
-    AnswerHead, AnswerRange, Authenticated, Mac, ObjectSize, PullMethod, PullRequest, RangeError, RecordChain, RequestError,
-    Span, Written,
+    AnswerHead, AnswerRange, Authenticated, Mac, ObjectSize, PullMethod, PullRequest, RangeError, RecordChain, RequestError, Span,
 };
 use zipline_core::reference::DomainKey;
+use zipline_core::trace::TraceContext;
 
 use super::body::{Sender, Sent, write_all};
 use super::wire;
@@ -28,6 +28,7 @@ use crate::config::{HEAD_TIME_MAX, SERVER_IDLE_MAX};
 use crate::counters::Open;
 use crate::ledger::ReaderWatch;
 use crate::node::Inner;
+use crate::span::{Work, WorkSpan};
 use crate::stored::Stored;
 
 /// How long accepting pauses when the process has no descriptor left: time for connections to end.
@@ -81,10 +82,10 @@ async fn serve(inner: &Arc<Inner>, mut stream: TcpStream, peer: SocketAddr) -> i
         let Some(length) = head(&mut stream, &mut inbox, idle_max).await? else { return Ok(()) };
         let after = match wire::read_request(inbox.get(..length).unwrap_or_default(), inner.address) {
             Ok(_) if inbox.len() > length => return Err(io::Error::other("a request came before the last was answered")),
-            Ok(signed) => {
+            Ok((signed, trace)) => {
                 inbox.advance(length);
                 match inner.authenticate(signed) {
-                    Ok(authenticated) => answer(inner, &stream, authenticated).await?,
+                    Ok(authenticated) => answer(inner, &stream, authenticated, trace).await?,
                     Err(refusal) => refuse(inner, &stream, refusal).await?,
                 }
             }
@@ -131,14 +132,21 @@ async fn respond(stream: &TcpStream, text: &str) -> io::Result<()> {
     timeout(HEAD_TIME_MAX, write_all(stream, text.as_bytes(), &[], |_| ())).await?
 }
 
-async fn answer(inner: &Arc<Inner>, stream: &TcpStream, asked: Authenticated) -> io::Result<After> {
+async fn answer(inner: &Arc<Inner>, stream: &TcpStream, asked: Authenticated, trace: Option<TraceContext>) -> io::Result<After> {
     let Authenticated { request, key, mac } = asked;
     let Ok(key) = inner.keys.accepting(key, inner.config.clock.wall()) else { return Ok(After::Close) };
     let said = match request.method {
-        PullMethod::Get => match open(inner, &request) {
-            Ok(reading) => return read(inner, stream, &key, &mac, &request, reading).await,
-            Err(refused) => *refused,
-        },
+        PullMethod::Get => {
+            let mut span = WorkSpan::begin(Work::Serve, trace);
+            span.method("tcp");
+            match open(inner, &request) {
+                Ok(reading) => return read(inner, stream, &key, &mac, &request, (reading, span)).await,
+                Err(refused) => {
+                    span.refused(&refused);
+                    *refused
+                }
+            }
+        }
         PullMethod::Handover => {
             AnswerHead::error(ErrorCode::ProtocolUnsupported, "descriptors pass on Unix sockets", inner.epoch)
         }
@@ -155,7 +163,6 @@ struct Reading {
     lease: LeaseId,
     span: Span,
     head: AnswerHead,
-    written: Written,
     watch: ReaderWatch,
 }
 
@@ -177,10 +184,10 @@ fn open(inner: &Arc<Inner>, request: &PullRequest) -> Result<Reading, Box<Answer
         let span = request.range.map_or(Ok(Span::WHOLE), |range| range.resolve(size)).map_err(NotOpened::Range)?;
         let view = holdings.grant(request.object, asked, now)?;
         let head = head_of(inner, &view, request.range.map(|_| AnswerRange::of(span, view.size.into())));
-        Ok((Arc::clone(view.payload), span, head, view.written))
+        Ok((Arc::clone(view.payload), span, head))
     });
     match granted {
-        Ok((stored, span, head, written)) => Ok(Reading { stored, lease, span, head, written, watch }),
+        Ok((stored, span, head)) => Ok(Reading { stored, lease, span, head, watch }),
         Err(NotOpened::Read(error)) => Err(refused(error.code(), error.to_string())),
         Err(NotOpened::Range(error)) => Err(refused(error.code(), error.to_string())),
     }
@@ -216,11 +223,12 @@ async fn read(
     key: &DomainKey,
     asked: &Mac,
     request: &PullRequest,
-    reading: Reading,
+    (reading, mut span): (Reading, WorkSpan),
 ) -> io::Result<After> {
-    let Reading { stored, lease, span, head, written, mut watch } = reading;
+    let Reading { stored, lease, span: bytes, head, mut watch } = reading;
     let mac = head.sign(key, asked, request.object);
-    tracing::debug!(object = %request.object, object.bytes = written.bytes, "a read begins");
+    span.of(&stored);
+    span.waited();
     let text = wire::answer_text(&head, Some(&mac), true);
     let told = tokio::select! {
         biased;
@@ -230,8 +238,11 @@ async fn read(
     told?;
     let sender = Sender { inner, stream, stored, lease, chain: RecordChain::new(key, mac) };
     // A reader that is gone leaves its lease: it may come back over another connection before that lapses.
-    match sender.send(span, &mut watch).await? {
-        Sent::Whole => Ok(After::Keep),
+    match sender.send(bytes, &mut watch, &mut span).await? {
+        Sent::Whole => {
+            span.settled();
+            Ok(After::Keep)
+        }
         Sent::Stopped => Ok(After::Close),
     }
 }

@@ -14,6 +14,7 @@ use zipline_contract::headers;
 use zipline_contract::limits::{PULL_HEAD_BYTES_MAX, PULL_HEADERS_MAX};
 use zipline_core::pull::{AnswerError, AnswerHead, Mac, PullRequest, RequestError, SignedRequest};
 use zipline_core::reference::KeyId;
+use zipline_core::trace::TraceContext;
 
 /// Reads bytes into `inbox` until it begins with a whole head; its length, or `None` when the peer closed before one
 /// began. Cancel-safe: what has come stays in `inbox`.
@@ -42,12 +43,15 @@ fn head_end(bytes: &[u8], searched: usize) -> Option<usize> {
     bytes.get(from..)?.windows(END.len()).position(|window| window == END).map(|at| from + at + END.len())
 }
 
-/// The text of a request.
-pub(crate) fn request_text(request: &PullRequest, key: KeyId, mac: &Mac) -> String {
+/// The text of a request. The trace stands outside the MAC: nothing is decided upon it.
+pub(crate) fn request_text(request: &PullRequest, key: KeyId, mac: &Mac, trace: Option<TraceContext>) -> String {
     let mut text = String::with_capacity(768);
     line(&mut text, format_args!("{} {} HTTP/1.1", request.method.verb(), request.path()));
     line(&mut text, format_args!("host: {}", request.dialled));
     fields(&mut text, &request.headers(key, mac));
+    if let Some(trace) = trace {
+        line(&mut text, format_args!("{}: {trace}", headers::TRACEPARENT));
+    }
     text.push_str("\r\n");
     text
 }
@@ -88,8 +92,8 @@ const fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Reads a request from a whole head.
-pub(crate) fn read_request(head: &[u8], dialled: SocketAddr) -> Result<SignedRequest, RequestError> {
+/// Reads a request from a whole head, and where who asks stands in a trace, if that was said.
+pub(crate) fn read_request(head: &[u8], dialled: SocketAddr) -> Result<(SignedRequest, Option<TraceContext>), RequestError> {
     let mut parsed = [httparse::EMPTY_HEADER; PULL_HEADERS_MAX];
     let mut request = httparse::Request::new(&mut parsed);
     match request.parse(head) {
@@ -100,7 +104,10 @@ pub(crate) fn read_request(head: &[u8], dialled: SocketAddr) -> Result<SignedReq
     if announces_body(request.headers) {
         return Err(RequestError::Header("content-length"));
     }
-    SignedRequest::read(method, path, request.headers.iter().map(|header| (header.name, header.value)), dialled)
+    let trace = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(headers::TRACEPARENT));
+    let trace = trace.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok());
+    let fields = request.headers.iter().map(|header| (header.name, header.value));
+    Ok((SignedRequest::read(method, path, fields, dialled)?, trace))
 }
 
 /// A request's body would be taken for the next request.

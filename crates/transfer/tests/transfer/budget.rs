@@ -103,7 +103,7 @@ async fn a_writer_of_unknown_size_takes_room_as_it_goes_and_gives_the_rest_back(
 async fn a_payload_that_cannot_be_received_is_refused_before_a_byte_moves() -> Result<()> {
     let producer = start(|_| ()).await?;
     let consumer = start(small).await?;
-    let whole = FetchOptions { range: None, taking: Taking::Whole };
+    let whole = FetchOptions { taking: Taking::Whole, ..FetchOptions::default() };
     let large = put(&producer.node, bytes(11 * MIB), PutOptions::default()).await?;
     let error = consumer.node.fetch(large.token.as_str(), whole).await.map(|_| ()).expect_err("too large");
     assert_eq!(error.code(), ErrorCode::PayloadTooLarge);

@@ -132,7 +132,7 @@ async fn an_object_of_unknown_size_is_received_whole() -> Result<()> {
         let payload = bytes(size);
         let mut writer = producer.node.put(PutOptions::default()).await?;
         let token = writer.reference()?;
-        let options = FetchOptions { range: None, taking: Taking::Whole };
+        let options = FetchOptions { taking: Taking::Whole, ..FetchOptions::default() };
         let mut incoming = consumer.node.fetch(token.as_str(), options).await?;
         let receiving = tokio::spawn(async move {
             let received = incoming.receive().await?;

@@ -10,3 +10,4 @@ mod leases;
 mod peers;
 mod resume;
 mod round_trip;
+mod trace;

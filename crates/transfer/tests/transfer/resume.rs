@@ -67,7 +67,7 @@ async fn a_block_that_is_corrupt_twice_is_never_delivered() -> Result<()> {
     let put = put(&producer.node, payload.clone(), PutOptions::default()).await?;
     relay.always(Fault::Corrupt(Side::FromTarget, 600_000));
     for taking in [Taking::Stream, Taking::Whole] {
-        let mut incoming = consumer.node.fetch(put.token.as_str(), FetchOptions { range: None, taking }).await?;
+        let mut incoming = consumer.node.fetch(put.token.as_str(), FetchOptions { taking, ..FetchOptions::default() }).await?;
         let error = match taking {
             Taking::Stream => incoming.next_block().await.map(|_| ()).expect_err("corrupt"),
             Taking::Whole => incoming.receive().await.map(|_| ()).expect_err("corrupt"),

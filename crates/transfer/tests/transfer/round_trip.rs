@@ -28,7 +28,7 @@ async fn a_payload_is_received_whole_into_memory_and_its_room_given_back() -> Re
     for (size, on_heap) in [(0, true), (1000, true), (64 * 1024, false), (5 * MIB + 17, false)] {
         let payload = bytes(size);
         let put = put(&producer.node, payload.clone(), PutOptions { sum: SumKind::Blake3, ..PutOptions::default() }).await?;
-        let options = FetchOptions { taking: Taking::Whole, range: None };
+        let options = FetchOptions { taking: Taking::Whole, ..FetchOptions::default() };
         let mut incoming = consumer.node.fetch(put.token.as_str(), options).await?;
         let received = incoming.receive().await?;
         assert!(read(&received) == payload);
@@ -71,14 +71,14 @@ async fn ranges_count_from_what_the_reference_shows_and_give_nothing_else() -> R
     assert!(get(&consumer.node, narrow.as_str()).await? == shown);
     for node in [&consumer.node, &producer.node] {
         for (first, last) in [(0, 0), (5, 5000), (MIB as u64 - 1500, MIB as u64 + 10), (7, u64::MAX - 1)] {
-            let options = FetchOptions { range: ByteRange::closed(first, last), taking: Taking::Stream };
+            let options = FetchOptions { range: ByteRange::closed(first, last), ..FetchOptions::default() };
             let end = usize::try_from(last)?.saturating_add(1).min(shown.len());
             assert!(get_with(node, narrow.as_str(), options).await? == shown[usize::try_from(first)?..end], "{first}-{last}");
             let mut incoming = node.fetch(narrow.as_str(), options).await?;
             assert_eq!((incoming.first(), incoming.shown_size()), (first, Some(shown.len() as u64)));
             assert!(read(&incoming.receive().await?) == shown[usize::try_from(first)?..end], "{first}-{last}, received");
         }
-        let beyond = FetchOptions { range: ByteRange::closed(2 * MIB as u64, 2 * MIB as u64 + 5), taking: Taking::Stream };
+        let beyond = FetchOptions { range: ByteRange::closed(2 * MIB as u64, 2 * MIB as u64 + 5), ..FetchOptions::default() };
         assert_eq!(node.fetch(narrow.as_str(), beyond).await.expect_err("outside").code().name(), "range-unsatisfiable");
     }
     Ok(())

@@ -1,7 +1,5 @@
 //! `/v1/objects`: put, open and write, get, stat, release.
 
-use std::time::Instant;
-
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -20,7 +18,7 @@ use super::{Answer, Api, json, no_content, options};
 use crate::zipline::body::{self, BodyError};
 use crate::zipline::problem::Problem;
 use crate::zipline::upload::Upload;
-use crate::zipline::{reading, rfc3339};
+use crate::zipline::{reading, rfc3339, trace};
 
 /// The document of `POST /v1/objects`; a descriptor channel's `put` answers with the same fields.
 #[derive(Serialize)]
@@ -55,17 +53,14 @@ impl Api {
             sum: query.sum,
             size,
             content_type: content_type(request.headers())?,
+            trace: trace::of(request.headers(), request.extensions()),
             ..PutOptions::default()
         };
         if query.open {
             return self.open(request, put).await;
         }
-        let asked = Instant::now();
         let writer = self.node.put(put).await?;
-        let waited = asked.elapsed();
         let put = write_all(writer, request.into_body()).await?;
-        let took = asked.elapsed() - waited;
-        tracing::debug!(reference = %put.token.fingerprint(), object.bytes = put.size, ?waited, ?took, "put");
         created(&ReceiptDocument::from(&put))
     }
 
@@ -105,7 +100,8 @@ impl Api {
         let counts = options::get_query(request.uri().query())?;
         let token = reference(request.headers())?;
         let range = self.range(token, request.headers())?;
-        let incoming = self.node.fetch(token, FetchOptions { range, taking: Taking::Stream }).await?;
+        let trace = trace::of(request.headers(), request.extensions());
+        let incoming = self.node.fetch(token, FetchOptions { range, taking: Taking::Stream, trace }).await?;
         let (length, first, size) = (incoming.content_length(), incoming.first(), incoming.shown_size());
         let mut response = Response::new(());
         let headers = response.headers_mut();

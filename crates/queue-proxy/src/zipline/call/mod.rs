@@ -28,7 +28,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use tokio::time::timeout_at;
 use zipline_contract::{ErrorCode, headers};
-use zipline_transfer::Node;
+use zipline_transfer::{Node, Work, WorkSpan};
 
 use self::answer::Deadline;
 use self::target::{Routes, Target};
@@ -40,6 +40,7 @@ use crate::zipline::door::Upgrade;
 use crate::zipline::peers::Peers;
 use crate::zipline::problem::{Dialect, Problem};
 use crate::zipline::service::Service;
+use crate::zipline::trace;
 use crate::zipline::upload::Upload;
 
 /// What decides how calls travel.
@@ -115,7 +116,6 @@ impl Calls {
         origin: Origin,
         upgrade: &Upgrade,
     ) -> Result<Response<Body>, Problem> {
-        let began = Instant::now();
         let near = hop::wants_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
         let (mut head, body) = request.into_parts();
         hop::strip(&mut head.headers);
@@ -134,15 +134,23 @@ impl Calls {
         }
         let asked = self.ask(&mut head.headers, &service);
         let length = self.swappable_length(&head, &service).filter(|_| near.is_none());
-        let (mut response, method) = match length {
-            Some(length) => self.swap(head, body, swap::Swap { service: &service, length, retain, origin }).await?,
+        let mut span = WorkSpan::begin(Work::Invoke, trace::of(&head.headers, &head.extensions));
+        span.passed(content_length(&head.headers).unwrap_or_default());
+        let answered = match length {
+            Some(length) => {
+                self.swap(head, body, swap::Swap { service: &service, length, retain, origin, span: &mut span }).await
+            }
             None => {
-                let request = Request::from_parts(head, body::passed_on(body));
-                (self.inline(request, origin, near, upgrade).await?, Transfer::Inline)
+                span.method(Transfer::Inline.name());
+                span.waited();
+                self.inline(Request::from_parts(head, body::passed_on(body)), origin, near, upgrade).await
             }
         };
-        let (status, took) = (response.status().as_u16(), began.elapsed());
-        tracing::debug!(%service, transfer.method = method.name(), object.bytes = length, status, ?took, "call answered");
+        match &answered {
+            Ok(_) => span.settled(),
+            Err(problem) => span.failed(problem.code),
+        }
+        let mut response = answered?;
         self.peers.heard(&service, response.headers(), Instant::now());
         if asked {
             response.headers_mut().remove(headers::CAPABLE); // The answer to our question, not to the function's.
@@ -198,7 +206,7 @@ impl Calls {
             && head.method != Method::CONNECT
             && self.node.has_keys()
             && self.peers.is_ours(service, Instant::now());
-        let length = head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()?;
+        let length = content_length(&head.headers)?;
         (eligible && length >= self.settings.inline_threshold_bytes.max(1)).then_some(length)
     }
 }
@@ -213,6 +221,11 @@ fn timed_out(deadline: Deadline) -> Problem {
     let limit = deadline.limit_seconds();
     let variable = zipline_contract::settings::INVOKE_TIMEOUT_SECONDS.variable;
     Problem::new(ErrorCode::CallTimeout, format!("no answer within {limit} s ({variable})")).with_limit(limit, limit)
+}
+
+/// The length that a request's body says it has.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Takes `Zipline-Retain` off: it is for this proxy.

@@ -16,7 +16,7 @@ use zipline_contract::{ErrorCode, headers};
 use zipline_core::object::Owner;
 use zipline_core::pull::HeaderText;
 use zipline_core::reference::{Narrowing, Receiver};
-use zipline_transfer::{CallObject, Node, PutOptions, Writer};
+use zipline_transfer::{CallObject, Node, PutOptions, TIER_MEMORY, WorkSpan, Writer};
 
 use super::answer::{self, Deadline};
 use super::{Calls, Origin, Retain, timed_out};
@@ -32,16 +32,12 @@ pub(super) struct Swap<'a> {
     pub(super) length: u64,
     pub(super) retain: Retain,
     pub(super) origin: Origin,
+    pub(super) span: &'a mut WorkSpan,
 }
 
 impl Calls {
-    /// Sends a body by reference, or inside the request where that is better than to fail; and says which.
-    pub(super) async fn swap(
-        &self,
-        mut head: Parts,
-        body: Upload,
-        swap: Swap<'_>,
-    ) -> Result<(Response<Body>, Transfer), Problem> {
+    /// Sends a body by reference, or inside the request where that is better than to fail.
+    pub(super) async fn swap(&self, mut head: Parts, body: Upload, swap: Swap<'_>) -> Result<Response<Body>, Problem> {
         let deadline = Deadline::after(self.settings.timeout);
         let (writer, object) = match self.object(&head, &swap).await {
             Ok(opened) => opened,
@@ -51,9 +47,13 @@ impl Calls {
             Err(problem) => {
                 tracing::info!(error = problem.code.name(), detail = %problem.detail, "a body could not be buffered and goes inline");
                 let request = Request::from_parts(head, body::passed_on(body));
-                return Ok((self.inline(request, swap.origin, None, &Default::default()).await?, Transfer::Inline));
+                swap.span.method(Transfer::Inline.name());
+                return self.inline(request, swap.origin, None, &Default::default()).await;
             }
         };
+        swap.span.waited();
+        swap.span.method(Transfer::Zipline.name());
+        swap.span.tier(TIER_MEMORY);
         self.counters.swap_out();
         head.headers.insert(HeaderName::from_static(headers::REFERENCE), token_header(writer.reference()?.as_str())?);
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
@@ -70,7 +70,7 @@ impl Calls {
         let response = super::switch(answered.unwrap_or_else(|_| Err(timed_out(deadline)))?, None, &Default::default());
         let goes_on = response.status().is_success() && (unfinished.is_some() || object.is_being_read());
         let beside = goes_on.then(|| beside(unfinished, object));
-        Ok((response.map(|incoming| answer::until(incoming, deadline, beside)), Transfer::Zipline))
+        Ok(response.map(|incoming| answer::until(incoming, deadline, beside)))
     }
 
     async fn object(&self, head: &Parts, swap: &Swap<'_>) -> Result<(Writer, CallObject), Problem> {
@@ -86,6 +86,7 @@ impl Calls {
             content_type,
             receiver: Some(receiver(swap.service)?),
             size: Some(swap.length),
+            trace: swap.span.context(),
             ..PutOptions::default()
         };
         let writer = self.node.put(options).await?;

@@ -110,8 +110,8 @@ impl Shared {
                     _ => Err(Problem::invalid("the answer can't be written")),
                 }
             }
-            Operation::Get { reference } => {
-                let whole = FetchOptions { range: None, taking: Taking::Whole };
+            Operation::Get { reference, trace } => {
+                let whole = FetchOptions { taking: Taking::Whole, trace, ..FetchOptions::default() };
                 let mut pull = node.fetch(&reference, whole).await?;
                 let (payload, mut answer) = self.hand_over(&mut pull).await?;
                 answer.fields.insert("lease".into(), json!(self.grant(pull, payload)?));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 use zipline_core::object::Owner;
+use zipline_core::trace::TraceContext;
 use zipline_transfer::PutOptions;
 
 use super::message::Message;
@@ -19,7 +20,7 @@ pub(super) enum Operation {
     /// Take this descriptor as an object.
     Put { descriptor: OwnedFd, options: PutOptions },
     /// Give the payload of a reference.
-    Get { reference: String },
+    Get { reference: String, trace: Option<TraceContext> },
     /// Count the read as a retrieval.
     Accept { lease: u64 },
     /// Give the lease back.
@@ -41,6 +42,7 @@ struct Fields {
     ttl_ms: Option<u64>,
     content_type: Option<String>,
     sum: Option<String>,
+    traceparent: Option<String>,
 }
 
 /// Reads a message: its id, to be echoed whatever becomes of it, and what it asks for.
@@ -73,7 +75,10 @@ impl Fields {
                     .ok_or_else(|| Problem::invalid("put needs a descriptor, attached to the first byte of its message"))?;
                 Ok(Operation::Put { descriptor, options: self.put_options(ttl_max)? })
             }
-            "get" => Ok(Operation::Get { reference: needed(self.reference, op, "reference")?.trim().to_owned() }),
+            "get" => {
+                let trace = self.trace();
+                Ok(Operation::Get { reference: needed(self.reference, op, "reference")?.trim().to_owned(), trace })
+            }
             "accept" => Ok(Operation::Accept { lease: needed(self.lease, op, "lease")? }),
             "discard" => Ok(Operation::Discard { lease: needed(self.lease, op, "lease")? }),
             "serve" => Ok(Operation::Serve),
@@ -91,7 +96,12 @@ impl Fields {
         let ttl = self.ttl_ms.map(|ms| options::ttl_within(Duration::from_millis(ms), ttl_max)).transpose()?;
         let sum = self.sum.as_deref().map(options::sum).transpose()?.unwrap_or(defaults.sum);
         let content_type = self.content_type.as_deref().map(checked_content_type).transpose()?;
-        Ok(PutOptions { owner, ttl, sum, content_type, ..defaults })
+        Ok(PutOptions { owner, ttl, sum, content_type, trace: self.trace(), ..defaults })
+    }
+
+    /// As a request's header: one that is none is as good as absent.
+    fn trace(&self) -> Option<TraceContext> {
+        self.traceparent.as_deref()?.parse().ok()
     }
 }
 
@@ -111,7 +121,7 @@ mod tests {
     fn the_id_is_echoed_and_unknown_fields_are_ignored() {
         let (id, operation) = read_text(r#"{"op":"get","id":7,"reference":" zl1.x ","future":{"a":1}}"#);
         assert_eq!(id, 7);
-        assert!(matches!(operation, Ok(Operation::Get { reference }) if reference == "zl1.x"));
+        assert!(matches!(operation, Ok(Operation::Get { reference, trace: None }) if reference == "zl1.x"));
     }
 
     #[test]
