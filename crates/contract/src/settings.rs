@@ -47,6 +47,7 @@ const GIB: f64 = 1_073_741_824.0;
 settings! {
     ROLE Text "sidecar" None, "`sidecar`: the queue-proxy of one function; `client`: without a function, only local API, egress, pull and admin (the client proxy of `zipline up`); the variables of Knative's contract are then optional";
     BIND Text "" None, "Address of the request, pull, admin and statistics ports; empty: all addresses. API and egress always bind loopback (or this address where it is a loopback one)";
+    CERTIFICATES_DIR Text "/var/lib/knative/certs" None, "Where Knative mounts `tls.crt` and `tls.key`; re-read on change; absent: no TLS port";
     PULL_PORT Port "8122" Some((1.0, 65535.0)), "Pull port; one number a trust domain";
     API_PORT Port "8123" Some((0.0, 65535.0)), "Local API on loopback TCP; 0: off, Unix socket only";
     API_SOCKET Text "@zipline" None, "Local API's Unix socket: a path, or `@NAME` for an abstract one";

@@ -27,6 +27,7 @@ use crate::drain::Drain;
 use crate::ingress::Port;
 use crate::instance::Instance;
 use crate::metrics::{self, TEXT_FORMAT};
+use crate::telemetry::Telemetry;
 use crate::zipline::Zipline;
 
 /// Connections at once on one of these doors; further ones wait in the kernel's queue.
@@ -81,23 +82,24 @@ impl Admin {
         Arc::new(Self { drain, zipline, instance, labels: labels.join(",") })
     }
 
-    /// Serves the doors from a thread of its own, which ends with the process.
+    /// Serves the doors, and exports telemetry, from a thread of its own, which ends with the process.
     ///
     /// # Errors
     /// The system has no thread or no event queue left.
-    pub fn serve(self: Arc<Self>, doors: Doors) -> io::Result<()> {
+    pub fn serve(self: Arc<Self>, doors: Doors, telemetry: Arc<Telemetry>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("admin".to_owned());
-        thread.spawn(move || runtime.block_on(self.run(doors)))?;
+        thread.spawn(move || runtime.block_on(self.run(doors, &telemetry)))?;
         Ok(())
     }
 
-    async fn run(self: Arc<Self>, doors: Doors) {
+    async fn run(self: Arc<Self>, doors: Doors, telemetry: &Telemetry) {
         tokio::join!(
             self.serve_door(Door::Admin, Some(doors.admin)),
             self.serve_door(Door::Statistics, doors.statistics),
             self.serve_door(Door::UserMetrics, doors.user_metrics),
             self.cut_statistics(),
+            telemetry.export(self.instance.as_ref().map(|instance| &instance.invocations)),
         );
     }
 

@@ -16,6 +16,7 @@ use crate::drain::Drain;
 use crate::metrics::Invocations;
 use crate::probe::Readiness;
 use crate::statistics::Statistics;
+use crate::telemetry::Telemetry;
 use crate::upstream::Upstream;
 use crate::zipline::Zipline;
 
@@ -39,11 +40,19 @@ pub struct Instance {
     pub upstream: Upstream,
     /// References and everything behind them.
     pub zipline: Arc<Zipline>,
+    /// What is told about each request.
+    pub telemetry: Arc<Telemetry>,
 }
 
 impl Instance {
     /// The proxy of the function that `sidecar` describes. Nothing is opened yet.
-    pub fn new(config: &Config, sidecar: &Sidecar, clock: Clock, drain: Arc<Drain>, zipline: Arc<Zipline>) -> Arc<Self> {
+    pub fn new(
+        config: &Config,
+        sidecar: &Sidecar,
+        (clock, drain): (Clock, Arc<Drain>),
+        zipline: Arc<Zipline>,
+        telemetry: Arc<Telemetry>,
+    ) -> Arc<Self> {
         let breaker = NonZeroU32::new(sidecar.concurrency).map(Breaker::new);
         Arc::new(Self {
             clock,
@@ -54,6 +63,7 @@ impl Instance {
             readiness: Readiness::new(&sidecar.probes, sidecar.detect_http2),
             upstream: Upstream::new(sidecar.user_port, sidecar.concurrency),
             zipline,
+            telemetry,
             sidecar: sidecar.clone(),
         })
     }

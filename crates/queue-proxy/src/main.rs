@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::EnvFilter;
 use zipline_queue_proxy::config::{Config, Variables};
+use zipline_queue_proxy::logging;
 use zipline_queue_proxy::run::{Ended, run};
+use zipline_queue_proxy::telemetry::Telemetry;
 
 /// `EX_CONFIG` of sysexits: the configuration can't be used.
 const EXIT_CONFIG: u8 = 78;
@@ -20,13 +21,19 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    let filter = EnvFilter::new(config.log_filter());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let telemetry = match Telemetry::new(&config) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("zipline-queue-proxy: the system has no thread left: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    logging::init(&config, &telemetry);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let outcome = runtime(config.zipline.worker_threads).map_err(Into::into).and_then(|runtime| {
-        let outcome = runtime.block_on(run(Arc::clone(&config)));
+        let outcome = runtime.block_on(run(Arc::clone(&config), telemetry));
         runtime.shutdown_background();
         outcome
     });

@@ -26,6 +26,17 @@ pub struct Invocations {
     queue_depth: Option<AtomicU64>,
 }
 
+/// How long answers of one status took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// The status.
+    pub status: u16,
+    /// How many took up to each bound, and in the last place how many took longer; not cumulative.
+    pub buckets: Vec<u64>,
+    /// All together.
+    pub seconds: f64,
+}
+
 #[derive(Debug, Default)]
 struct Histogram {
     /// Observations up to each bound, not cumulative; the last place is what lies above all.
@@ -58,6 +69,26 @@ impl Invocations {
         let bucket = BOUNDS_MS.iter().position(|bound| ms <= u128::from(*bound)).unwrap_or(BOUNDS_MS.len());
         histogram.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         histogram.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// What was recorded, status by status.
+    pub fn measured(&self) -> impl Iterator<Item = Measured> {
+        let recorded = self.by_status.iter().enumerate().filter_map(|(at, place)| Some((at, place.get()?)));
+        recorded.map(|(at, histogram)| Measured {
+            status: (at + STATUS_MIN) as u16,
+            buckets: histogram.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
+            seconds: Duration::from_nanos(histogram.nanos.load(Ordering::Relaxed)).as_secs_f64(),
+        })
+    }
+
+    /// Requests in the breaker when the last one began; `None`: there is no breaker.
+    pub fn queue_depth(&self) -> Option<u64> {
+        self.queue_depth.as_ref().map(|depth| depth.load(Ordering::Relaxed))
+    }
+
+    /// Upper bounds of [`Measured::buckets`], in seconds; the last bucket has none.
+    pub fn bounds_seconds() -> Vec<f64> {
+        BOUNDS_MS.iter().map(|bound| Duration::from_millis(*bound).as_secs_f64()).collect()
     }
 
     /// Appends both metrics. `labels` are those of the revision, in the text format and without braces.

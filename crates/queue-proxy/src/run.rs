@@ -4,19 +4,21 @@
 //! the drain is over, whatever still runs is dropped, which ends it.
 
 use std::convert::Infallible;
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
 use zipline_contract::doors;
 use zipline_core::drain::{DrainLimits, Ending, Held};
 
 use crate::admin::{Admin, Doors};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, UserMetrics};
 use crate::drain::{Drain, Termination};
 use crate::ingress::{BindError, Listener, Port};
 use crate::instance::Instance;
+use crate::telemetry::Telemetry;
+use crate::tls::{self, Certificates, TlsError};
 use crate::zipline::{StartError, Zipline};
 
 /// Why a queue-proxy could not run.
@@ -28,6 +30,9 @@ pub enum RunError {
     /// One of Zipline's doors can't be opened.
     #[error(transparent)]
     Zipline(#[from] StartError),
+    /// Certificates are mounted, and the TLS port can't be served.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system has no thread, event queue or signal handler left.
     #[error("the system refuses what every program needs: {0}")]
     System(#[from] std::io::Error),
@@ -46,24 +51,26 @@ pub enum Ended {
 ///
 /// # Errors
 /// The start failed; nothing was served.
-pub async fn run(config: Arc<Config>) -> Result<Ended, RunError> {
+pub async fn run(config: Arc<Config>, telemetry: Arc<Telemetry>) -> Result<Ended, RunError> {
     let signals = Signals::catch()?;
     let clock = Clock::start();
     let limits = DrainLimits { quiet: config.zipline.drain_quiet, grace: config.grace() };
     let drain = Drain::new(limits, clock);
-    let bound = Bound::open(&config)?;
+    let certificates = Certificates::read(&config.zipline.certificates_dir)?;
+    let bound = Bound::open(&config, certificates.is_some())?;
     let zipline = Arc::new(Zipline::start(&config).await?);
-    let instance =
-        config.sidecar.as_ref().map(|sidecar| Instance::new(&config, sidecar, clock, Arc::clone(&drain), Arc::clone(&zipline)));
-    Admin::new(&config, Arc::clone(&drain), Arc::clone(&zipline), instance.clone()).serve(bound.doors)?;
-    warn_about_certificates();
+    let instance = config.sidecar.as_ref().map(|sidecar| {
+        Instance::new(&config, sidecar, (clock, Arc::clone(&drain)), Arc::clone(&zipline), Arc::clone(&telemetry))
+    });
+    let admin = Admin::new(&config, Arc::clone(&drain), Arc::clone(&zipline), instance.clone());
+    admin.serve(bound.doors, Arc::clone(&telemetry))?;
     tracing::info!(namespace = config.identity.namespace, pod = config.identity.pod, "serving");
 
-    let listener = bound.requests.map(Port::open).transpose()?;
+    let requests = Requests::open(&config, bound.requests, bound.tls, certificates)?;
     let ended = tokio::select! {
         ending = drain.run() => Ended::Drained(ending),
         () = terminate(signals, &drain, &zipline) => Ended::Interrupted,
-        never = requests(instance, listener) => match never {},
+        never = requests.serve(instance) => match never {},
     };
     drain.leaves(zipline.unread()); // Until the last acknowledgements are in, at most this much is lost.
     let left = zipline.finish().await;
@@ -74,15 +81,45 @@ pub async fn run(config: Arc<Config>) -> Result<Ended, RunError> {
         Ended::Interrupted => Ended::Interrupted,
     };
     report(ended, left);
+    telemetry.finish().await;
     Ok(ended)
 }
 
-/// Serves requests, if there is a function for them, for as long as this is polled.
-async fn requests(instance: Option<Arc<Instance>>, listener: Option<Listener>) -> Infallible {
-    if let (Some(instance), Some(listener)) = (instance, listener) {
-        tokio::join!(listener.serve(Arc::clone(&instance)), instance.upstream.http1.expire());
+/// The ports that requests come in by, ready to be served.
+struct Requests {
+    plain: Option<Listener>,
+    tls: Option<(Listener, TlsAcceptor, Arc<Certificates>)>,
+}
+
+impl Requests {
+    fn open(
+        config: &Config,
+        plain: Option<Port>,
+        tls: Option<Port>,
+        certificates: Option<Arc<Certificates>>,
+    ) -> Result<Self, RunError> {
+        let tls = match (&config.sidecar, tls, certificates) {
+            (Some(sidecar), Some(port), Some(certificates)) => {
+                let acceptor = tls::acceptor(Arc::clone(&certificates), &sidecar.tls)?;
+                Some((port.open()?, acceptor, certificates))
+            }
+            _ => None,
+        };
+        Ok(Self { plain: plain.map(Port::open).transpose()?, tls })
     }
-    std::future::pending().await
+
+    /// Serves requests, if there is a function for them, for as long as this is polled.
+    async fn serve(self, instance: Option<Arc<Instance>>) -> Infallible {
+        if let (Some(instance), Some(plain)) = (instance, self.plain) {
+            let tls = async {
+                if let Some((listener, acceptor, certificates)) = self.tls {
+                    tokio::join!(listener.serve(Arc::clone(&instance), Some(acceptor)), certificates.follow());
+                }
+            };
+            tokio::join!(plain.serve(Arc::clone(&instance), None), tls, instance.upstream.http1.expire());
+        }
+        std::future::pending().await
+    }
 }
 
 /// Begins the drain at the first signal; returns at the second.
@@ -115,32 +152,29 @@ fn report(ended: Ended, left: Held) {
     }
 }
 
-fn warn_about_certificates() {
-    /// Where Knative mounts them when system-internal TLS is on.
-    const CERTIFICATE: &str = "/var/lib/knative/certs/tls.crt";
-    if Path::new(CERTIFICATE).exists() {
-        tracing::warn!("certificates are mounted, but the TLS port is not served by this release: turn system-internal-tls off");
-    }
-}
-
 /// The ports that are open.
 struct Bound {
     requests: Option<Port>,
+    tls: Option<Port>,
     doors: Doors,
 }
 
 impl Bound {
-    fn open(config: &Config) -> Result<Self, BindError> {
+    fn open(config: &Config, with_tls: bool) -> Result<Self, BindError> {
         let address = config.zipline.bind;
         let open = |door, port| Port::bind(door, address, port);
         let sidecar = config.sidecar.as_ref();
-        let user_metrics = sidecar.and_then(|sidecar| sidecar.observability.user_metrics_port);
+        let user_metrics = sidecar.and_then(|sidecar| match sidecar.observability.user_metrics {
+            UserMetrics::Prometheus { address: own, port } => Some((own.or(address), port)),
+            UserMetrics::Off | UserMetrics::Export(_) => None,
+        });
         Ok(Self {
             requests: sidecar.map(|sidecar| open("request", sidecar.door.port)).transpose()?,
+            tls: sidecar.filter(|_| with_tls).map(|sidecar| open("TLS", sidecar.door.tls_port)).transpose()?,
             doors: Doors {
                 admin: open("admin", doors::ADMIN)?,
                 statistics: sidecar.map(|_| open("statistics", doors::STATISTICS)).transpose()?,
-                user_metrics: user_metrics.map(|port| open("user metrics", port)).transpose()?,
+                user_metrics: user_metrics.map(|(address, port)| Port::bind("user metrics", address, port)).transpose()?,
             },
         })
     }

@@ -1,7 +1,7 @@
 //! What Knative's revision controller sets on the sidecar.
 //!
 //! The names and their meaning are Knative's; a variable that is `required` there is required here. Variables that the
-//! controller sets but that have no effect here (`ROOT_CA`, `SYSTEM_NAMESPACE`, `QUEUE_PROXY_TLS_*`) are not read.
+//! controller sets but that have no effect here, or there, (`ROOT_CA`, `SYSTEM_NAMESPACE`) are not read.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,6 +9,8 @@ use std::time::Duration;
 use super::observability::Observability;
 use super::probe::{self, Probe};
 use super::reader::Reader;
+use crate::logging::ZapConfig;
+use crate::tls::TlsSettings;
 
 /// Who this instance is.
 #[derive(Clone, Debug)]
@@ -109,8 +111,12 @@ pub struct Sidecar {
     pub detect_http2: bool,
     /// `ENABLE_HTTP_FULL_DUPLEX`: a response that begins before the request's end does not end the connection.
     pub full_duplex: bool,
+    /// `QUEUE_PROXY_TLS_*`; without effect where no certificate is mounted.
+    pub tls: TlsSettings,
     /// `OBSERVABILITY_CONFIG`.
     pub observability: Observability,
+    /// `SERVING_LOGGING_CONFIG`; `None`: empty, or nothing that can be read.
+    pub logging: Option<ZapConfig>,
     /// `SERVING_LOGGING_LEVEL`, as zap names it; empty: not given.
     pub logging_level: String,
 }
@@ -118,7 +124,7 @@ pub struct Sidecar {
 impl Sidecar {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         let multiple = r.flag("ENABLE_MULTI_CONTAINER_PROBES");
-        r.required("SERVING_LOGGING_CONFIG", "the logging configuration, possibly empty");
+        let logging = logging(r);
         Self {
             door: Door {
                 port: port(r, "QUEUE_SERVING_PORT", "the port requests come in by"),
@@ -140,7 +146,14 @@ impl Sidecar {
             probes: probe::read(r, multiple),
             detect_http2: r.flag("ENABLE_HTTP2_AUTO_DETECTION"),
             full_duplex: r.flag("ENABLE_HTTP_FULL_DUPLEX"),
+            tls: TlsSettings {
+                version_min: r.text("QUEUE_PROXY_TLS_MIN_VERSION").to_owned(),
+                version_max: r.text("QUEUE_PROXY_TLS_MAX_VERSION").to_owned(),
+                cipher_suites: r.text("QUEUE_PROXY_TLS_CIPHER_SUITES").to_owned(),
+                curve_preferences: r.text("QUEUE_PROXY_TLS_CURVE_PREFERENCES").to_owned(),
+            },
             observability: Observability::read(r),
+            logging,
             logging_level: r.required("SERVING_LOGGING_LEVEL", "the logging level, possibly empty").to_owned(),
         }
     }
@@ -152,6 +165,16 @@ fn port(r: &mut Reader<'_>, variable: &'static str, meaning: &'static str) -> u1
         r.unreadable(variable, "0", "a port from 1 to 65535");
     }
     port
+}
+
+/// As Knative's proxy does, this one starts with logs of its own kind where it can't read what they should be like.
+fn logging(r: &mut Reader<'_>) -> Option<ZapConfig> {
+    const VARIABLE: &str = "SERVING_LOGGING_CONFIG";
+    let text = r.required(VARIABLE, "the logging configuration, possibly empty");
+    ZapConfig::parse(text).unwrap_or_else(|error| {
+        r.warn(format!("{VARIABLE} is no zap configuration ({error}); lines are text on standard error"));
+        None
+    })
 }
 
 const POD_IP: &str = "SERVING_POD_IP";

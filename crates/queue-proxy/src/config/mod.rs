@@ -14,7 +14,7 @@ mod reader;
 mod zipline;
 
 pub use knative::{Door, Identity, Sidecar, Timeouts};
-pub use observability::Observability;
+pub use observability::{Endpoint, Export, ExportProtocol, Observability, OtelVariables, RequestLog, Tracing, UserMetrics};
 pub use probe::{HttpProbe, Probe, ProbeAction};
 pub use reader::{ConfigError, ConfigProblem, Variables};
 pub use zipline::{ApiSocket, Congestion, Known, Network, PeerMode, Role, Transfer, Zipline};
@@ -65,9 +65,11 @@ impl Config {
 
     /// What is logged: `ZIPLINE_LOG`, or else what Knative's logging level says, or else `info`.
     pub fn log_filter(&self) -> &str {
-        let level = self.sidecar.as_ref().map_or("", |sidecar| &sidecar.logging_level);
-        let named = match level {
-            "debug" | "info" | "warn" | "error" => level,
+        let sidecar = self.sidecar.as_ref();
+        let configured = sidecar.and_then(|sidecar| sidecar.logging.as_ref()).map_or("", |zap| &zap.level);
+        let level = sidecar.map_or("", |sidecar| &sidecar.logging_level);
+        let named = match if level.is_empty() { configured } else { level } {
+            level @ ("debug" | "info" | "warn" | "error") => level,
             "dpanic" | "panic" | "fatal" => "error",
             _ => zipline_contract::settings::LOG.default,
         };

@@ -96,6 +96,7 @@ pub struct Zipline {
     pub role: Role,
     /// `None`: all addresses.
     pub bind: Option<IpAddr>,
+    pub certificates_dir: PathBuf,
     pub pull_port: u16,
     /// `None`: off.
     pub api_port: Option<u16>,
@@ -148,6 +149,7 @@ impl Zipline {
         Self {
             role: one_of(r, &settings::ROLE, &[("sidecar", Role::Sidecar), ("client", Role::Client)]),
             bind: r.setting_as(&settings::BIND, "an IP address", |t| t.parse().ok()),
+            certificates_dir: r.setting(&settings::CERTIFICATES_DIR).into(),
             pull_port: r.count(&settings::PULL_PORT),
             api_port: port(r, &settings::API_PORT),
             api_socket: r.setting_as(&settings::API_SOCKET, "a path or `@NAME`", api_socket),

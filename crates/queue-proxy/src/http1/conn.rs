@@ -115,7 +115,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Conn<T> {
     /// # Errors
     /// The transport's.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_send(&[], cx).map_ok(|_| ())
+        ready!(self.poll_send(&[], cx))?;
+        Pin::new(&mut self.io).poll_flush(cx) // TLS may hold records that the kernel did not take.
     }
 
     /// Sends all that is outbound.

@@ -119,6 +119,8 @@ pub(super) struct Exchange<'a, C> {
     upload: Upload,
     /// Whether the client understands `1xx`.
     is_http11: bool,
+    /// Bytes of the response's body that were sent.
+    downloaded: u64,
 }
 
 impl<'a, C: AsyncRead + AsyncWrite + Unpin> Exchange<'a, C> {
@@ -130,7 +132,7 @@ impl<'a, C: AsyncRead + AsyncWrite + Unpin> Exchange<'a, C> {
         (source, encoder): (Source, Encoder),
         is_http11: bool,
     ) -> Self {
-        Self { client, function, timer, deadlines, source, encoder, upload: Upload::Moving, is_http11 }
+        Self { client, function, timer, deadlines, source, encoder, upload: Upload::Moving, is_http11, downloaded: 0 }
     }
 
     /// The client sends its body only once it is told to.
@@ -146,6 +148,11 @@ impl<'a, C: AsyncRead + AsyncWrite + Unpin> Exchange<'a, C> {
     /// Whether all of the request reached the function.
     pub(super) const fn is_uploaded(&self) -> bool {
         matches!(self.upload, Upload::Done)
+    }
+
+    /// Bytes of the response's body that were sent.
+    pub(super) const fn downloaded(&self) -> u64 {
+        self.downloaded
     }
 
     /// Bytes of the client's body that have not been read; `None`: not known.
@@ -334,6 +341,7 @@ impl<'a, C: AsyncRead + AsyncWrite + Unpin> Exchange<'a, C> {
                     let sent = sent.map_err(|_| Fault::ClientGone)?;
                     encoder.sent(sent, &mut self.client.outbound);
                     body.took(sent);
+                    self.downloaded += sent as u64;
                     self.function.inbound.advance(sent);
                     self.deadlines.progressed();
                 }

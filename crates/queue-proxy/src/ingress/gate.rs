@@ -17,6 +17,14 @@ pub(super) enum Gate {
     Pass,
 }
 
+impl Gate {
+    /// Whether the answer is about this server rather than about a request to the function: such a request is not told about.
+    pub(super) fn is_about_the_server(&self, path: &str) -> bool {
+        const SENSELESS: [StatusCode; 2] = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::EXPECTATION_FAILED];
+        path == "*" || matches!(self, Self::Answer(answer) if SENSELESS.contains(&answer.status()))
+    }
+}
+
 /// Who probes, by the beginning of the user agent.
 const PROBERS: [&[u8]; 3] = [b"kube-probe/", b"Knative-Activator-Probe", b"Knative-Autoscaling-Probe"];
 /// The probe that asks whether this instance is ready.

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,18 +21,21 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
+use tracing::Instrument;
 use zipline_contract::headers::{ACCEPT, REFERENCE};
+use zipline_core::breaker::QueueFull;
 
 use super::answers::{self, Answer};
 use super::gate::{self, Gate};
 use super::request_body::{Failure, RequestBody};
 use super::rewrite;
 use super::timer::{Deadlines, Timer};
-use crate::breaker::Slot;
+use crate::breaker::{Breaker, Slot};
 use crate::drain::{Stage, Visit, reached};
 use crate::http1::head::REQUEST_HEAD_BYTES_MAX;
 use crate::instance::{Counted, Instance, Invocation};
 use crate::payload::Payload;
+use crate::telemetry::{Arrival, Observed};
 use crate::upstream::InUse;
 
 /// Requests on one connection at once; the stock proxy's limit.
@@ -43,7 +46,7 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 
 /// Serves a connection until it ends; when the instance closes, after its requests in flight.
-pub(super) async fn serve<T>(instance: Arc<Instance>, io: T, peer: IpAddr)
+pub(super) async fn serve<T>(instance: Arc<Instance>, io: T, peer: SocketAddr)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -72,8 +75,25 @@ where
     }
 }
 
-async fn answer(instance: Arc<Instance>, request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
-    let (mut head, body) = request.into_parts();
+async fn answer(instance: Arc<Instance>, request: Request<Incoming>, peer: SocketAddr) -> Response<ResponseBody> {
+    let (head, body) = request.into_parts();
+    let arrival = Arrival { method: &head.method, target: &head.uri, version: Version::HTTP_2, headers: &head.headers, peer };
+    let mut observed = Observed::arrive(&instance.telemetry, &arrival);
+    let response = lead(instance, (head, body), peer, &mut observed).await;
+    if let Some(observed) = &mut observed {
+        observed.answered(response.status());
+        observed.sent(response.body().size_hint().exact().unwrap_or_default());
+    }
+    response
+}
+
+/// Leads a request to its answer. Whose body is the function's takes `observed` along.
+async fn lead(
+    instance: Arc<Instance>,
+    (mut head, body): (Parts, Incoming),
+    peer: SocketAddr,
+    observed: &mut Option<Box<Observed>>,
+) -> Response<ResponseBody> {
     match gate::gate(&head.method, head.uri.path(), &head.headers, || instance.drain.fails_probes()) {
         Gate::Answer(answer) => own(answer, false),
         Gate::Health => own(gate::health(instance.readiness.is_ready().await), false),
@@ -82,13 +102,19 @@ async fn answer(instance: Arc<Instance>, request: Request<Incoming>, peer: IpAdd
             if let Some(host) = authority {
                 head.headers.insert(HOST, host);
             }
-            pass(instance, head, body, peer).await
+            let span = observed.as_ref().map_or_else(tracing::Span::none, |observed| observed.span());
+            pass(instance, (head, body), peer, observed).instrument(span).await
         }
     }
 }
 
 /// The way of a request that is for the function.
-async fn pass(instance: Arc<Instance>, mut head: Parts, body: Incoming, peer: IpAddr) -> Response<ResponseBody> {
+async fn pass(
+    instance: Arc<Instance>,
+    (mut head, body): (Parts, Incoming),
+    peer: SocketAddr,
+    observed: &mut Option<Box<Observed>>,
+) -> Response<ResponseBody> {
     let visit = instance.drain.visit();
     let deadlines = Deadlines::new(&instance.sidecar.timeouts, Instant::now());
     let mut limits = Limits { deadlines, timer: Timer::default() };
@@ -100,7 +126,7 @@ async fn pass(instance: Arc<Instance>, mut head: Parts, body: Incoming, peer: Ip
         rewrite::restore_host(&mut head.headers);
     }
     let slot = match &instance.breaker {
-        Some(breaker) if !is_kubelet => match limits.within(breaker.slot()).await {
+        Some(breaker) if !is_kubelet => match slot(breaker, &mut limits, observed).await {
             Some(Ok(slot)) => Some(slot),
             Some(Err(full)) => return own(answers::error(StatusCode::SERVICE_UNAVAILABLE, full), false),
             None => return own(answers::timed_out(), false),
@@ -108,10 +134,13 @@ async fn pass(instance: Arc<Instance>, mut head: Parts, body: Incoming, peer: Ip
         _ => None,
     };
     let invocation = (!gate::is_probe(&head.headers)).then(|| Invocation::begin(&instance));
-    let mut guards = Guards { invocation, _slot: slot, _counted: counted, _visit: visit, _in_use: None };
+    let mut guards = Guards { invocation, _slot: slot, _counted: counted, _visit: visit, _in_use: None, observed: None };
 
     let taken = rewrite::take_zipline(&mut head.headers);
     let is_asked = taken.as_ref().is_some_and(|taken| taken.contains_key(ACCEPT));
+    if let Some(observed) = observed {
+        observed.asked(&mut head.headers);
+    }
     let outcome = match taken.filter(|taken| taken.contains_key(REFERENCE)) {
         None => send(&instance, head, RequestBody::Client(body), None, peer, &mut limits).await,
         Some(taken) => match resolve(&instance, &mut head, body, &taken, &mut limits).await {
@@ -130,14 +159,34 @@ async fn pass(instance: Arc<Instance>, mut head: Parts, body: Incoming, peer: Ip
     match outcome {
         Ok((response, in_use)) => {
             guards._in_use = Some(in_use);
+            guards.observed = observed.take();
+            if let Some(observed) = &mut guards.observed {
+                observed.answered(response.status());
+            }
             limits.deadlines.started();
             let (mut head, incoming) = response.into_parts();
             rewrite::toward_client(&mut head.headers, is_asked);
             head.version = Version::HTTP_2;
-            Response::from_parts(head, ResponseBody::Function(FunctionBody { incoming, limits, _guards: guards }))
+            Response::from_parts(head, ResponseBody::Function(FunctionBody { incoming, limits, guards }))
         }
         Err(answer) => own(answer, is_asked),
     }
+}
+
+/// Waits for a slot of the breaker. `None`: the time was up.
+async fn slot(
+    breaker: &Arc<Breaker>,
+    limits: &mut Limits,
+    observed: &mut Option<Box<Observed>>,
+) -> Option<Result<Slot, QueueFull>> {
+    if let Some(observed) = observed {
+        observed.queued();
+    }
+    let slot = limits.within(breaker.slot()).await;
+    if let (Some(observed), Some(Ok(_))) = (observed, &slot) {
+        observed.admitted();
+    }
+    slot
 }
 
 /// Puts the payload in the place of the empty body that a reference came with.
@@ -181,10 +230,10 @@ async fn send(
     mut head: Parts,
     body: RequestBody,
     resolved: Option<Resolved>,
-    peer: IpAddr,
+    peer: SocketAddr,
     limits: &mut Limits,
 ) -> Result<(Response<Incoming>, InUse), Answer> {
-    rewrite::toward_function(&mut head.headers, peer, None);
+    rewrite::toward_function(&mut head.headers, peer.ip(), None);
     if let (RequestBody::Client(_), Some(length)) = (&body, body.size_hint().exact())
         && length > 0
     {
@@ -256,6 +305,7 @@ struct Guards {
     _counted: Option<Counted>,
     _visit: Visit,
     _in_use: Option<InUse>,
+    observed: Option<Box<Observed>>,
 }
 
 /// A response's body.
@@ -270,7 +320,7 @@ pub(super) enum ResponseBody {
 pub(super) struct FunctionBody {
     incoming: Incoming,
     limits: Limits,
-    _guards: Guards,
+    guards: Guards,
 }
 
 /// Why a response was cut: the stream is reset, which its client can't take for the end.
@@ -294,6 +344,9 @@ impl Body for ResponseBody {
         match Pin::new(&mut body.incoming).poll_frame(cx) {
             Poll::Ready(frame) => {
                 body.limits.deadlines.progressed();
+                if let (Some(observed), Some(Ok(frame))) = (&mut body.guards.observed, &frame) {
+                    observed.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(Cut::Function)))
             }
             Poll::Pending => {

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use super::h2c_upgrade::{self, PREFACE};
 use super::http1::Session;
@@ -87,8 +88,8 @@ impl Listener {
         }
     }
 
-    /// Serves requests until the instance closes and all connections have ended.
-    pub async fn serve(self, instance: Arc<Instance>) {
+    /// Serves requests, over TLS where there is an acceptor, until the instance closes and all connections have ended.
+    pub async fn serve(self, instance: Arc<Instance>, tls: Option<TlsAcceptor>) {
         let mut stage = instance.drain.stage();
         let mut connections = JoinSet::new();
         loop {
@@ -97,7 +98,11 @@ impl Listener {
                 () = reached(&mut stage, Stage::Closing) => break,
                 Some(ended) = connections.join_next() => report(ended),
                 (stream, peer) = self.accept(), if connections.len() < CONNECTIONS_MAX => {
-                    connections.spawn(connection(Arc::clone(&instance), stream, peer.ip()));
+                    let instance = Arc::clone(&instance);
+                    match tls.clone() {
+                        None => connections.spawn(connection(instance, stream, peer)),
+                        Some(tls) => connections.spawn(secured(instance, stream, peer, tls)),
+                    };
                 }
             }
         }
@@ -126,7 +131,25 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn connection(instance: Arc<Instance>, stream: TcpStream, peer: IpAddr) {
+/// A connection that begins with a TLS handshake.
+async fn secured(instance: Arc<Instance>, stream: TcpStream, peer: SocketAddr, tls: TlsAcceptor) {
+    let mut stage = instance.drain.stage();
+    let shaken = tokio::select! {
+        biased;
+        shaken = timeout(SILENCE_MAX, tls.accept(stream)) => shaken,
+        () = reached(&mut stage, Stage::Closing) => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => connection(instance, stream, peer).await,
+        Ok(Err(error)) => tracing::debug!(%error, %peer, "a TLS handshake failed"),
+        Err(_elapsed) => tracing::debug!(%peer, "a TLS handshake took too long"),
+    }
+}
+
+async fn connection<T>(instance: Arc<Instance>, stream: T, peer: SocketAddr)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut conn = Conn::new(stream);
     let mut stage = instance.drain.stage();
     let sniffed = tokio::select! {
@@ -152,7 +175,7 @@ async fn connection(instance: Arc<Instance>, stream: TcpStream, peer: IpAddr) {
 }
 
 /// Whether the client begins with HTTP/2's preface; `None` if it says nothing.
-async fn speaks_http2(conn: &mut Conn<TcpStream>) -> io::Result<Option<bool>> {
+async fn speaks_http2<T: AsyncRead + AsyncWrite + Unpin>(conn: &mut Conn<T>) -> io::Result<Option<bool>> {
     loop {
         let known = conn.inbound.len().min(PREFACE.len());
         if conn.inbound[..known] != PREFACE[..known] {

@@ -12,14 +12,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 use zeroize::Zeroizing;
 use zipline_core::reference::{KeyRing, KeyRingError, RING_BYTES_MAX};
-use zipline_sys::DirectoryWatch;
 
-/// Bytes of changes read at a time; one takes at most 16 and the 256 of a name.
-const CHANGES_BYTES: usize = 4096;
+use crate::directory::Changes;
 
 /// What an inherited descriptor held.
 pub(crate) struct Secrets {
@@ -110,21 +106,18 @@ impl KeysFile {
     /// Reads the ring now and after every change, and gives each usable one to `renew`. Ends only where the directory
     /// can't be watched, which is said once.
     pub(crate) async fn follow(self, mut renew: impl FnMut(KeyRing)) {
-        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // A watch is read like a pipe: changes come as bytes, and it is readable once there are some.
-        let watch = DirectoryWatch::new(directory).and_then(|watch| pipe::Receiver::from_owned_fd_unchecked(watch.into()));
-        let mut changes = match watch {
+        let mut changes = match Changes::around(&self.path) {
             Ok(changes) => changes,
             Err(error) => {
-                tracing::info!(directory = %directory.display(), %error, "no key ring is there and none will be waited for");
+                tracing::info!(path = %self.path.display(), %error, "no key ring is there and none will be waited for");
                 return;
             }
         };
         loop {
             // Read after the watch began, so that no change falls in between.
             self.renew_once(&mut renew);
-            if let Err(error) = changed(&mut changes).await {
-                tracing::warn!(directory = %directory.display(), %error, "the key ring's directory can no longer be watched");
+            if let Err(error) = changes.next().await {
+                tracing::warn!(path = %self.path.display(), %error, "the key ring's directory can no longer be watched");
                 return;
             }
         }
@@ -139,20 +132,6 @@ impl KeysFile {
             Ok(None) => tracing::debug!(path = %self.path.display(), "no key ring is there"),
             Err(error) => tracing::warn!(%error, "the key ring can't be used; the one in force stays"),
         }
-    }
-}
-
-/// Waits for a change of the directory, and takes note of all that came with it.
-async fn changed(changes: &mut pipe::Receiver) -> io::Result<()> {
-    let mut buffer = [0; CHANGES_BYTES];
-    if changes.read(&mut buffer).await? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    loop {
-        match changes.try_read(&mut buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            read => read?,
-        };
     }
 }
 

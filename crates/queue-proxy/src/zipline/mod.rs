@@ -24,7 +24,7 @@ mod peers;
 mod problem;
 mod reading;
 mod resolve;
-mod rfc3339;
+pub(crate) mod rfc3339;
 mod service;
 mod start;
 mod tasks;

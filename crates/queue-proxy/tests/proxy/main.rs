@@ -9,5 +9,7 @@ mod readiness;
 mod start;
 mod statistics;
 mod support;
+mod telemetry;
 mod timeouts;
+mod tls;
 mod upgrade;

@@ -113,6 +113,11 @@ impl Proxy {
         until("the proxy ends", || self.process.try_ended().expect("a process that can be waited for"))
     }
 
+    /// What it wrote to standard output.
+    pub(crate) fn stdout(&self) -> String {
+        self.process.stdout()
+    }
+
     /// What it wrote to standard error.
     pub(crate) fn stderr(&self) -> String {
         self.process.stderr()

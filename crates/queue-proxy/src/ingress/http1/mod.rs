@@ -3,18 +3,20 @@
 mod heads;
 
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Buf;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, UPGRADE};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Instrument;
 use zipline_contract::headers::{ACCEPT, REFERENCE};
+use zipline_core::breaker::QueueFull;
 
 use self::heads::{Open, Outgoing, Response, connection_header, set_host};
 use super::answers::{self, Answer};
@@ -23,11 +25,13 @@ use super::gate::{self, Gate};
 use super::h2c_upgrade::{self, H2cUpgrade};
 use super::timer::{Deadlines, Timer};
 use super::{rewrite, tunnel};
+use crate::breaker::{Breaker, Slot};
 use crate::drain::{Stage, Visit, reached};
 use crate::http1::body::{Decoder, Step};
 use crate::http1::head::{self, Framing, HeadError, HeadScan, REQUEST_HEAD_BYTES_MAX, RequestHead, ResponseHead};
 use crate::http1::{Conn, write};
 use crate::instance::{Counted, Instance, Invocation};
+use crate::telemetry::{Arrival, Observed};
 use crate::upstream::{ConnectError, FunctionConn, connect};
 
 /// How long the head of a request may take from its first byte on.
@@ -54,9 +58,11 @@ pub(super) enum Next {
 pub(super) struct Session<C> {
     instance: Arc<Instance>,
     client: Conn<C>,
-    peer: IpAddr,
+    peer: SocketAddr,
     timer: Timer,
     stage: watch::Receiver<Stage>,
+    /// The request under way, if it is told about.
+    observed: Option<Box<Observed>>,
 }
 
 /// Why waiting for something ended without it.
@@ -76,9 +82,9 @@ impl Interrupt {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
-    pub(super) fn new(instance: Arc<Instance>, client: Conn<C>, peer: IpAddr) -> Self {
+    pub(super) fn new(instance: Arc<Instance>, client: Conn<C>, peer: SocketAddr) -> Self {
         let stage = instance.drain.stage();
-        Self { instance, client, peer, timer: Timer::default(), stage }
+        Self { instance, client, peer, timer: Timer::default(), stage, observed: None }
     }
 
     /// Serves requests until the connection ends, or becomes HTTP/2.
@@ -157,7 +163,24 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         self.reply(&mut open, answers::plain(status, text)).await
     }
 
-    async fn answer(&mut self, mut head: RequestHead) -> Next {
+    async fn answer(&mut self, head: RequestHead) -> Next {
+        let instance = &self.instance;
+        let gate = gate::gate(&head.method, head.target.path(), &head.headers, || instance.drain.fails_probes());
+        if !gate.is_about_the_server(head.target.path()) {
+            let version = if head.is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
+            let (method, target, headers) = (&head.method, &head.target, &head.headers);
+            let arrival = Arrival { method, target, version, headers, peer: self.peer };
+            self.observed = Observed::arrive(&instance.telemetry, &arrival);
+        }
+        let next = self.lead(gate, head).await;
+        match (self.observed.take(), &next) {
+            (Some(observed), Next::Http2(_)) => observed.forget(), // It comes again, over HTTP/2.
+            (observed, _) => drop(observed),
+        }
+        next
+    }
+
+    async fn lead(&mut self, gate: Gate, mut head: RequestHead) -> Next {
         let mut open = Open {
             method: head.method.clone(),
             is_http11: head.is_http11,
@@ -167,7 +190,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
             is_asked_for_capability: false,
         };
         let instance = Arc::clone(&self.instance);
-        match gate::gate(&head.method, head.target.path(), &head.headers, || instance.drain.fails_probes()) {
+        match gate {
             Gate::Answer(answer) => {
                 let is_senseless = matches!(answer.status(), StatusCode::METHOD_NOT_ALLOWED | StatusCode::EXPECTATION_FAILED);
                 open.keep_alive &= !is_senseless;
@@ -181,7 +204,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
                 if let Some(upgrade) = h2c_upgrade::asked(&mut head) {
                     return Next::Http2(upgrade);
                 }
-                self.pass(head, open).await
+                let span = self.observed.as_ref().map_or_else(tracing::Span::none, |observed| observed.span());
+                self.pass(head, open).instrument(span).await
             }
         }
     }
@@ -201,7 +225,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
             rewrite::restore_host(&mut headers);
         }
         let slot = match &instance.breaker {
-            Some(breaker) if !is_kubelet => match self.stay(Some(&deadlines), breaker.slot()).await {
+            Some(breaker) if !is_kubelet => match self.slot(breaker, &deadlines).await {
                 Ok(Ok(slot)) => Some(slot),
                 Ok(Err(full)) => return self.reply(&mut open, answers::error(StatusCode::SERVICE_UNAVAILABLE, full)).await,
                 Err(interrupt) => return self.interrupted(&mut open, interrupt).await,
@@ -232,6 +256,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         }
         drop((invocation, slot, counted)); // In this order: whoever is let in next finds this request gone.
         next
+    }
+
+    /// Waits for a slot of the breaker.
+    async fn slot(&mut self, breaker: &Arc<Breaker>, deadlines: &Deadlines) -> Result<Result<Slot, QueueFull>, Interrupt> {
+        if let Some(observed) = &mut self.observed {
+            observed.queued();
+        }
+        let slot = self.stay(Some(deadlines), breaker.slot()).await;
+        if let (Some(observed), Ok(Ok(_))) = (&mut self.observed, &slot) {
+            observed.admitted();
+        }
+        slot
     }
 
     /// Puts the payload in the place of the empty body that a reference came with, or answers what the client gets instead;
@@ -266,7 +302,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
     async fn forward(
         &mut self,
         open: &mut Open,
-        outgoing: Outgoing,
+        mut outgoing: Outgoing,
         deadlines: &mut Deadlines,
         visit: Visit,
         status: &mut Option<StatusCode>,
@@ -283,9 +319,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
                 return self.interrupted(open, interrupt).await;
             }
         };
+        if let Some(observed) = &mut self.observed {
+            observed.asked(&mut outgoing.headers);
+        }
         let asked = outgoing.upgrade.clone();
         let is_held = open.expects_continue && outgoing.payload.is_none();
-        let (upload, answered) = outgoing.begin(open, self.peer, &mut function);
+        let (upload, answered) = outgoing.begin(open, self.peer.ip(), &mut function);
         let limits = (&mut self.timer, &mut *deadlines);
         let mut exchange = Exchange::new(&mut self.client, &mut function, limits, upload, open.is_http11);
         if is_held {
@@ -299,6 +338,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
             }
         };
         *status = Some(head.status);
+        if let Some(observed) = &mut self.observed {
+            observed.answered(head.status);
+        }
         if let Some(answered) = answered {
             answered(head.status);
         }
@@ -311,7 +353,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         let keep_alive = open.keep_alive && owes_little && !exchange.is_held() && !is_closing;
         let function_keeps_alive = head.keep_alive;
         let (body, encoder, keep_alive) = Response { head, open, keep_alive }.begin(exchange.client());
-        if let Err(fault) = exchange.relay(body, encoder).await {
+        let relayed = exchange.relay(body, encoder).await;
+        if let Some(observed) = &mut self.observed {
+            observed.sent(exchange.downloaded());
+        }
+        if let Err(fault) = relayed {
             tracing::debug!(?fault, "a response was cut");
             return Next::Cut;
         }
@@ -440,6 +486,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         let owes_little = matches!(open.body.left(), Some(..=DISCARDED_BYTES_MAX));
         let is_held = open.expects_continue && !open.body.is_ended();
         let keep_alive = open.keep_alive && owes_little && !is_held && *self.stage.borrow() == Stage::Open;
+        if let Some(observed) = &mut self.observed {
+            observed.answered(answer.status());
+            observed.sent(answer.body().len() as u64);
+        }
         answer.headers_mut().remove(CONTENT_LENGTH);
         rewrite::add_date(answer.headers_mut());
         rewrite::add_capability(answer.headers_mut(), open.is_asked_for_capability);
