@@ -210,10 +210,7 @@ pub fn acceptor(certificates: Arc<Certificates>, settings: &TlsSettings) -> Resu
 }
 
 fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVersion>, TlsError> {
-    let min = match version("QUEUE_PROXY_TLS_MIN_VERSION", &settings.version_min)? {
-        Some(version) => version,
-        None => 3,
-    };
+    let min = version("QUEUE_PROXY_TLS_MIN_VERSION", &settings.version_min)?.unwrap_or(3);
     let max = version("QUEUE_PROXY_TLS_MAX_VERSION", &settings.version_max)?.unwrap_or(3);
     let known = [(2, &version::TLS12), (3, &version::TLS13)];
     let within: Vec<_> = known.into_iter().filter(|(minor, _)| (min..=max).contains(minor)).map(|(_, version)| version).collect();

@@ -75,7 +75,7 @@ mod tests {
     fn line(template: &str) -> String {
         let mut out = String::new();
         match Template::parse(template) {
-            Err(error) => return format!("PARSE {error}"),
+            Err(error) => format!("PARSE {error}"),
             Ok(template) => match template.run(&Root, &mut out) {
                 Ok(()) => out,
                 Err(error) => format!("RUN {error}"),

@@ -77,9 +77,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, ParseError> {
     let mut parser = Parser { pieces: pieces.into_iter(), variables: vec![String::new()], depth: 0 };
     let (nodes, end) = parser.block()?;
     match end {
-        End::Template => Ok(nodes),
-        End::End => Err(ParseError::Syntax("unexpected {{end}}".to_owned())),
-        End::Else(_) => Err(ParseError::Syntax("unexpected {{else}}".to_owned())),
+        Close::Text => Ok(nodes),
+        Close::End => Err(ParseError::Syntax("unexpected {{end}}".to_owned())),
+        Close::Else(_) => Err(ParseError::Syntax("unexpected {{else}}".to_owned())),
     }
 }
 
@@ -140,8 +140,9 @@ fn action_end(text: &str) -> Result<usize, ParseError> {
 }
 
 /// What ends a block.
-enum End {
-    Template,
+enum Close {
+    /// The text itself.
+    Text,
     End,
     /// `{{else}}` with what follows it.
     Else(Vec<Word>),
@@ -155,7 +156,7 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    fn block(&mut self) -> Result<(Vec<Node>, End), ParseError> {
+    fn block(&mut self) -> Result<(Vec<Node>, Close), ParseError> {
         let mut nodes = Vec::new();
         while let Some(piece) = self.pieces.next() {
             let action = match piece {
@@ -175,8 +176,8 @@ impl Parser<'_> {
                 _ => String::new(),
             };
             match keyword.as_str() {
-                "end" => return Ok((nodes, End::End)),
-                "else" => return Ok((nodes, End::Else(words.split_off(1)))),
+                "end" => return Ok((nodes, Close::End)),
+                "else" => return Ok((nodes, Close::Else(words.split_off(1)))),
                 "if" => nodes.push(self.branch(Branch::If, words.split_off(1))?),
                 "with" => nodes.push(self.branch(Branch::With, words.split_off(1))?),
                 "range" => nodes.push(self.branch(Branch::Range, words.split_off(1))?),
@@ -184,7 +185,7 @@ impl Parser<'_> {
                 _ => nodes.push(Node::Print(self.pipeline(words, false)?)),
             }
         }
-        Ok((nodes, End::Template))
+        Ok((nodes, Close::Text))
     }
 
     fn branch(&mut self, kind: Branch, condition: Vec<Word>) -> Result<Node, ParseError> {
@@ -196,9 +197,9 @@ impl Parser<'_> {
         let condition = self.pipeline(condition, kind == Branch::Range)?;
         let (then, end) = self.block()?;
         let otherwise = match end {
-            End::Template => return Err(ParseError::Syntax("unexpected end of the template: an {{end}} is missing".to_owned())),
-            End::End => Vec::new(),
-            End::Else(words) => self.otherwise(words)?,
+            Close::Text => return Err(ParseError::Syntax("unexpected end of the template: an {{end}} is missing".to_owned())),
+            Close::End => Vec::new(),
+            Close::Else(words) => self.otherwise(words)?,
         };
         self.variables.truncate(known);
         self.depth -= 1;
@@ -216,9 +217,9 @@ impl Parser<'_> {
             return Ok(vec![self.branch(kind, words.split_off(1))?]); // It takes the {{end}}.
         }
         match self.block()? {
-            (nodes, End::End) => Ok(nodes),
-            (_, End::Else(_)) => Err(ParseError::Syntax("expected {{end}}, found {{else}}".to_owned())),
-            (_, End::Template) => Err(ParseError::Syntax("unexpected end of the template: an {{end}} is missing".to_owned())),
+            (nodes, Close::End) => Ok(nodes),
+            (_, Close::Else(_)) => Err(ParseError::Syntax("expected {{end}}, found {{else}}".to_owned())),
+            (_, Close::Text) => Err(ParseError::Syntax("unexpected end of the template: an {{end}} is missing".to_owned())),
         }
     }
 
