@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         }
     };
     logging::init(&config, &telemetry);
+    telemetry.complain();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -42,6 +42,8 @@ pub struct Telemetry {
     /// The pod's address as it was given.
     pod_ip: String,
     request_log: Option<RequestLog>,
+    /// Why there is no request log although one was asked for.
+    refused: Option<ParseError>,
     tracer: Option<Tracer>,
     metrics: Option<Export>,
     otel: OtelVariables,
@@ -62,8 +64,8 @@ struct Tracer {
 }
 
 impl Telemetry {
-    /// What the configuration asks for. A request log whose template can't be read is left out with a warning, as Knative's
-    /// proxy does.
+    /// What the configuration asks for. A request log whose template can't be read is left out, as Knative's proxy does; see
+    /// [`Telemetry::complain`].
     ///
     /// # Errors
     /// The system has no thread left for the log.
@@ -72,10 +74,12 @@ impl Telemetry {
         let Observability { request_log, user_metrics, tracing, otel } = observability;
         let to_stdout = tracing.as_ref().is_some_and(|tracing| tracing.export.is_none());
         let lines = (request_log.is_some() || to_stdout).then(Lines::to_stdout).transpose()?;
-        let request_log = request_log.zip(lines.clone()).and_then(|(log, lines)| {
-            let made = RequestLog::new(&log.template, log.with_probes, lines);
-            made.inspect_err(|error| tracing::error!(%error, "there is no request log: its template can't be read")).ok()
-        });
+        let made = request_log.zip(lines.clone()).map(|(log, lines)| RequestLog::new(&log.template, log.with_probes, lines));
+        let (request_log, refused) = match made {
+            Some(Ok(log)) => (Some(log), None),
+            Some(Err(error)) => (None, Some(error)),
+            None => (None, None),
+        };
         let tracer = tracing.map(|tracing| Tracer {
             sampler: Sampler::of_rate(tracing.sampling_rate),
             queue: Arc::default(),
@@ -89,6 +93,7 @@ impl Telemetry {
             pod_ip: config.identity.pod_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             identity: config.identity.clone(),
             request_log,
+            refused,
             tracer,
             metrics,
             otel,
@@ -101,6 +106,13 @@ impl Telemetry {
     /// What turns this program's spans into exported ones, if any are.
     pub fn layer(&self) -> Option<SpanLayer> {
         self.tracer.as_ref().map(|tracer| SpanLayer::new(Arc::clone(&tracer.queue), tracer.sampler))
+    }
+
+    /// Says what was asked for and can't be had. It needs a log to say it in, which needs the telemetry first.
+    pub fn complain(&self) {
+        if let Some(error) = &self.refused {
+            tracing::error!(%error, "there is no request log: its template can't be read");
+        }
     }
 
     /// Whether anything is told about requests.

@@ -55,8 +55,10 @@ fn spans(message: &[u8]) -> Vec<Span> {
     traces.resource_spans.into_iter().flat_map(|of| of.scope_spans).flat_map(|of| of.spans).collect()
 }
 
+type Received = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// A collector over HTTP that keeps what it is sent: path and body.
-fn collector() -> (Function, Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
+fn collector() -> (Function, Received) {
     let received = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&received);
     let function = Function::with_requests(move |peer, head| {
