@@ -112,6 +112,7 @@ errors! {
     ReferenceExhausted "reference-exhausted" 410 FAILED_PRECONDITION 9 Never Caller "Every retrieval of the object was used, or it was released" "Put with as many retrievals as there are readers";
     AttemptsExhausted "attempts-exhausted" 410 FAILED_PRECONDITION 9 Never Caller "The object was begun too often without being read to its end" "See why readers do not acknowledge; raise ZIPLINE_ATTEMPTS_EXTRA if they are that many";
     ProducerGone "producer-gone" 410 FAILED_PRECONDITION 9 Never Producer "The instance that held the object is no more" "Put the payload again";
+    ApiUnauthorized "api-unauthorized" 401 UNAUTHENTICATED 16 Never Caller "The local API was used over TCP without its token" "Give the content of the token file as the password of HTTP Basic authentication, or use the Unix socket, which needs none";
     EgressUnauthorized "egress-unauthorized" 407 UNAUTHENTICATED 16 Never Caller "The egress was used without its token" "Use the proxy URL from http_proxy or ZIPLINE_EGRESS_URL as it was given; it carries the token";
     PayloadTooLarge "payload-too-large" 413 RESOURCE_EXHAUSTED 8 Never Caller "The payload is larger than can be received" "Raise ZIPLINE_BUFFER_BYTES or the sidecar's memory limit, or read it in ranges";
     RangeUnsatisfiable "range-unsatisfiable" 416 OUT_OF_RANGE 11 Never Caller "The range lies outside the payload" "Ask for bytes below its size; HEAD tells it";

@@ -50,6 +50,7 @@ settings! {
     CERTIFICATES_DIR Text "/var/lib/knative/certs" None, "Where Knative mounts `tls.crt` and `tls.key`; re-read on change; absent: no TLS port";
     PULL_PORT Port "8122" Some((1.0, 65535.0)), "Pull port; one number a trust domain";
     API_PORT Port "8123" Some((0.0, 65535.0)), "Local API on loopback TCP; 0: off, Unix socket only";
+    API_TOKEN_FILE Text "" None, "File, readable by our own uid only, with the token that requests to API_PORT must show as the password of HTTP Basic authentication; empty: none, as in a pod";
     API_SOCKET Text "@zipline" None, "Local API's Unix socket: a path, or `@NAME` for an abstract one";
     API_SOCKET_MODE Text "pod" None, "`pod`: any uid of the pod may connect; `uid`: only our own uid";
     EGRESS_PORT Port "8124" Some((0.0, 65535.0)), "Egress on loopback; 0: off";

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use zipline_contract::settings;
+use zipline_contract::{doors, settings};
 
 use crate::addresses::AddressError;
 use crate::autoscaler::DecisionLog;
@@ -21,7 +21,7 @@ use crate::manifest::{AutoscalerSettings, ManifestError, check_setting};
 use crate::services::{ApplyError, Services, Shared};
 use crate::shutdown::{self, ShutdownSender};
 use crate::state_dir::{StateDir, StateDirError};
-use crate::supervisor::{ClientProxy, ClientProxyError, Host, HostOptions, StopMode, end_orphans};
+use crate::supervisor::{ClientProxy, ClientProxyError, Host, HostOptions, StopMode, api_token, end_orphans};
 
 /// The ingress's port where none is named.
 pub const INGRESS_PORT_DEFAULT: u16 = 8080;
@@ -43,6 +43,8 @@ pub struct PlatformConfig {
     pub autoscaler: BTreeMap<String, String>,
     /// `ZIPLINE_*` for every queue-proxy; a service's annotations go before them.
     pub proxy_settings: BTreeMap<String, String>,
+    /// Whether local APIs are to listen on loopback TCP too, for whoever shows the token in the state directory.
+    pub loopback_api: bool,
     /// The queue-proxy's file.
     pub proxy_binary: PathBuf,
     /// This process's environment; functions get the part of it that [`PASSED_ON`](crate::PASSED_ON) names.
@@ -75,6 +77,7 @@ impl PlatformConfig {
             ingress: (Ipv4Addr::LOCALHOST, INGRESS_PORT_DEFAULT).into(),
             autoscaler: BTreeMap::new(),
             proxy_settings,
+            loopback_api: false,
             proxy_binary,
             environment,
         })
@@ -187,10 +190,15 @@ impl Platform {
         let control_listener = control::bind(&state.control_socket()).map_err(io_error("the control API's socket"))?;
         let decisions = DecisionLog::open(state.decision_log()).map_err(io_error("the decision log"))?;
         zipline_sys::child::set_subreaper().map_err(io_error("adopting orphans"))?;
+        if config.loopback_api {
+            let token = api_token().map_err(io_error("randomness"))?;
+            state.write_api_token(&token).map_err(io_error("the token of the local APIs"))?;
+        }
         let host = Arc::new(Host::new(HostOptions {
             state: Arc::clone(&state),
             proxy_binary: config.proxy_binary,
             ingress: ingress_address,
+            loopback_api: config.loopback_api,
             proxy_settings: config.proxy_settings,
             environment: config.environment,
         })?);
@@ -314,6 +322,8 @@ fn info(state: &StateDir, ingress: SocketAddr, host: &Host) -> Info {
         domain: "localhost".to_owned(),
         control_socket: state.control_socket(),
         client_socket: state.client_socket(),
+        client_http: host.loopback_api().then(|| format!("http://{}:{}", host.client_address(), doors::API)),
+        api_token_file: host.loopback_api().then(|| state.api_token_file()),
         network: host.network(),
         decision_log: state.decision_log(),
         logs_dir: state.logs_dir(),

@@ -5,6 +5,7 @@
 //!   lock                  held while the platform runs; contains its pid
 //!   control.sock          control API of the platform
 //!   client.sock           local API of the client proxy
+//!   api.token             mode 0600: what local APIs on loopback TCP want to see, where they were asked for
 //!   decisions.jsonl       every decision of the autoscaler, with its inputs
 //!   h/                    hand-over sockets of the queue-proxies
 //!   i/ADDRESS.sock        local API of each instance's queue-proxy
@@ -109,19 +110,19 @@ impl StateDir {
         for directory in [self.handover_dir(), self.instances_dir(), self.logs_dir()] {
             absent_is_fine(fs::remove_dir_all(directory))?;
         }
-        for file in [self.control_socket(), self.client_socket(), self.decision_log()] {
+        for file in [self.control_socket(), self.client_socket(), self.api_token_file(), self.decision_log()] {
             absent_is_fine(fs::remove_file(file))?;
         }
         Ok(())
     }
 
-    /// Removes the sockets; logs and decisions stay for whoever wants to read them.
+    /// Removes the sockets and the token; logs and decisions stay for whoever wants to read them.
     pub(crate) fn close(&self) {
         for directory in [self.handover_dir(), self.instances_dir()] {
             warn_unless_absent(&directory, fs::remove_dir_all(&directory));
         }
-        for socket in [self.control_socket(), self.client_socket()] {
-            warn_unless_absent(&socket, fs::remove_file(&socket));
+        for file in [self.control_socket(), self.client_socket(), self.api_token_file()] {
+            warn_unless_absent(&file, fs::remove_file(&file));
         }
     }
 
@@ -143,6 +144,18 @@ impl StateDir {
     /// Socket of the client proxy's local API.
     pub fn client_socket(&self) -> PathBuf {
         self.path.join("client.sock")
+    }
+
+    /// The token of the local APIs on loopback TCP.
+    pub fn api_token_file(&self) -> PathBuf {
+        self.path.join("api.token")
+    }
+
+    /// Writes the token for this user alone.
+    pub(crate) fn write_api_token(&self, token: &str) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(self.api_token_file())?;
+        writeln!(file, "{token}")
     }
 
     /// The autoscaler's decisions, one JSON document a line.

@@ -1,5 +1,6 @@
 //! Promises of `zipline up`, on the real binaries, with stock functions.
 
+mod doors;
 mod faults;
 mod holds;
 mod payloads;

@@ -25,10 +25,15 @@ pub(crate) struct Up {
 impl Up {
     /// Starts it in a new state directory, with a stable window of 6 s, a grace period of 1 s and a quiet period of 1 s.
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_with([]).await
+    }
+
+    /// The same with more arguments.
+    pub(crate) async fn start_with<const N: usize>(arguments: [&str; N]) -> Result<Self> {
         let scratch = Scratch::new()?;
         scratch.write("function.py", FUNCTION)?;
         let state = scratch.join("state");
-        let mut process = program(&state, 0)?.start(&scratch)?;
+        let mut process = program(&state, 0)?.args(arguments).start(&scratch)?;
         let printed = wait::until(
             "zipline up to print where it is",
             LIMIT,

@@ -31,6 +31,9 @@ pub(crate) struct Up {
     /// Setting of every queue-proxy, ZIPLINE_NAME=VALUE; may be repeated; a service's annotations go before it
     #[arg(long = "set", value_parser = parse_pair, value_name = "ZIPLINE_NAME=VALUE")]
     settings: Vec<(String, String)>,
+    /// Let local APIs listen on loopback TCP too, for whoever shows the token in STATE/api.token
+    #[arg(long)]
+    loopback_api: bool,
     /// Apply these services once it is up
     #[arg(short, long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -70,6 +73,7 @@ pub(crate) async fn run(up: Up, state: PathBuf, output: Output) -> Result<Outcom
     let step = output.step("starting the platform");
     let mut config = PlatformConfig::from_environment(state)?;
     config.ingress = SocketAddr::new(up.bind, up.port);
+    config.loopback_api = up.loopback_api;
     config.autoscaler.extend(up.autoscaler);
     config.proxy_settings.extend(up.settings);
     if let Some(transfer) = up.transfer {
@@ -115,11 +119,15 @@ fn apply(platform: &Platform, file: &std::path::Path, output: Output) -> Result<
 /// Where everything is, for a person.
 fn introduction(info: &Info) -> String {
     let port = info.ingress.rsplit(':').next().unwrap_or_default();
+    let http = match (&info.client_http, &info.api_token_file) {
+        (Some(url), Some(token)) => format!("             {url}, user zipline, password in {}\n", token.display()),
+        _ => String::new(),
+    };
     format!(
         "Zipline is up (pid {})\n\
          \n\
          Services     http://NAME.NAMESPACE.{}:{port}/\n\
-         Client API   unix:{}\n\
+         Client API   unix:{}\n{http}\
          State        {}\n\
          Logs         {}\n\
          \n\

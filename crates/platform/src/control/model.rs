@@ -32,6 +32,12 @@ pub struct Info {
     pub control_socket: PathBuf,
     /// Socket of the client proxy's local API.
     pub client_socket: PathBuf,
+    /// URL of the client proxy's local API on loopback TCP, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_http: Option<String>,
+    /// File with the token that every local API on loopback TCP wants to see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_token_file: Option<PathBuf>,
     /// Network of the queue-proxies.
     pub network: String,
     /// The autoscaler's decisions, one JSON document a line.

@@ -27,11 +27,12 @@ const WITHOUT_EFFECT: [&str; 6] = [
 const PROGRESS_DEADLINE: &str = "serving.knative.dev/progress-deadline";
 
 /// Settings that the platform itself gives every queue-proxy.
-const OWNED_BY_THE_PLATFORM: [Setting; 18] = [
+const OWNED_BY_THE_PLATFORM: [Setting; 19] = [
     settings::ROLE,
     settings::BIND,
     settings::PULL_PORT,
     settings::API_PORT,
+    settings::API_TOKEN_FILE,
     settings::API_SOCKET,
     settings::API_SOCKET_MODE,
     settings::EGRESS_PORT,

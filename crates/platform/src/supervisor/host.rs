@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
-use zipline_contract::settings;
+use zipline_contract::{doors, settings};
 use zipline_sys::child::{SpawnError, Spawner};
 use zipline_sys::shared_budget::{SLOTS, SharedBudget};
 
@@ -45,6 +45,8 @@ pub(crate) struct HostOptions {
     pub(crate) proxy_binary: PathBuf,
     /// Where the ingress listens.
     pub(crate) ingress: SocketAddr,
+    /// Whether local APIs listen on loopback TCP too.
+    pub(crate) loopback_api: bool,
     /// `ZIPLINE_*` for every queue-proxy; a service's annotations go before them.
     pub(crate) proxy_settings: BTreeMap<String, String>,
     /// The platform's own environment.
@@ -58,6 +60,7 @@ pub(crate) struct Host {
     pub(super) proxy_binary: PathBuf,
     pub(super) domain: TrustDomain,
     ingress: SocketAddr,
+    loopback_api: bool,
     proxy_settings: BTreeMap<String, String>,
     passed_on: BTreeMap<String, String>,
     network: Mutex<Network>,
@@ -80,6 +83,7 @@ impl Host {
             proxy_binary: options.proxy_binary,
             domain: TrustDomain::random()?,
             ingress: options.ingress,
+            loopback_api: options.loopback_api,
             proxy_settings,
             passed_on,
             network: Mutex::new(network),
@@ -100,9 +104,14 @@ impl Host {
 
     /// Variables of every queue-proxy.
     pub(super) fn proxy_environment(&self, address: Ipv4Addr, api_socket: &Path) -> BTreeMap<String, String> {
+        let (api_port, token_file) = match self.loopback_api {
+            true => (doors::API.to_string(), self.state.api_token_file().display().to_string()),
+            false => ("0".to_owned(), String::new()),
+        };
         let own = [
             (&settings::BIND, address.to_string()),
-            (&settings::API_PORT, "0".to_owned()),
+            (&settings::API_PORT, api_port),
+            (&settings::API_TOKEN_FILE, token_file),
             (&settings::API_SOCKET, api_socket.display().to_string()),
             (&settings::API_SOCKET_MODE, "uid".to_owned()),
             (&settings::PEER_CIDRS, self.network()),
@@ -114,6 +123,11 @@ impl Host {
         let mut env = self.proxy_settings.clone();
         env.extend(own.map(|(setting, value)| (setting.variable.to_owned(), value)));
         env
+    }
+
+    /// Whether local APIs listen on loopback TCP too.
+    pub(crate) const fn loopback_api(&self) -> bool {
+        self.loopback_api
     }
 
     pub(super) fn passed_on(&self) -> BTreeMap<String, String> {

@@ -27,3 +27,4 @@ pub(crate) use instance::{Busy, Counters, Instance, StopMode};
 pub(crate) use log::InstanceLog;
 pub use log::{LINES_MAX, LogLine, Stream};
 pub(crate) use orphans::end_all as end_orphans;
+pub(crate) use secrets::api_token;

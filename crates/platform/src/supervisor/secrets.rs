@@ -54,6 +54,11 @@ impl std::fmt::Debug for TrustDomain {
     }
 }
 
+/// A token for the local APIs of one platform on loopback TCP.
+pub(crate) fn api_token() -> io::Result<String> {
+    egress_token()
+}
+
 /// A token for one instance's egress, fit for the user part of a URL.
 pub(super) fn egress_token() -> io::Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(random::<TOKEN_BYTES>()?))

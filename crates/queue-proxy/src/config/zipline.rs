@@ -100,6 +100,8 @@ pub struct Zipline {
     pub pull_port: u16,
     /// `None`: off.
     pub api_port: Option<u16>,
+    /// `None`: whoever can connect to the port may use it.
+    pub api_token_file: Option<PathBuf>,
     /// `None`: off.
     pub api_socket: Option<ApiSocket>,
     pub api_socket_mode: PeerMode,
@@ -152,6 +154,7 @@ impl Zipline {
             certificates_dir: r.setting(&settings::CERTIFICATES_DIR).into(),
             pull_port: r.count(&settings::PULL_PORT),
             api_port: port(r, &settings::API_PORT),
+            api_token_file: r.setting_as(&settings::API_TOKEN_FILE, "a file", |t| Some(PathBuf::from(t))),
             api_socket: r.setting_as(&settings::API_SOCKET, "a path or `@NAME`", api_socket),
             api_socket_mode: one_of(r, &settings::API_SOCKET_MODE, &[("pod", PeerMode::Pod), ("uid", PeerMode::Uid)]),
             egress_port: port(r, &settings::EGRESS_PORT),

@@ -29,6 +29,7 @@ mod service;
 mod start;
 mod tasks;
 mod tickets;
+mod token;
 mod trace;
 mod upload;
 
@@ -46,6 +47,7 @@ use zipline_transfer::Node;
 pub use self::api::listen::ListenError;
 pub use self::keys::KeysError;
 pub use self::start::StartError;
+pub use self::token::TokenFileError;
 
 use self::counters::Counters;
 use self::resolve::Resolver;

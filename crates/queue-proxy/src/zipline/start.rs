@@ -29,6 +29,7 @@ use super::resolve::Resolver;
 use super::service::Domain;
 use super::tasks::Tasks;
 use super::tickets::Tickets;
+use super::token::{Token, TokenFileError};
 use crate::config::{self, Config, Known};
 
 /// The namespace of a proxy that was told none: the client proxy of the local platform.
@@ -65,6 +66,9 @@ pub enum StartError {
     /// The local API can't be opened.
     #[error(transparent)]
     Api(#[from] ListenError),
+    /// The token of the local API on TCP can't be had.
+    #[error("the local API's token: {0}")]
+    ApiToken(#[from] TokenFileError),
     /// The egress can't be opened.
     #[error("the egress can't listen on {address}: {error}; hint: set ZIPLINE_EGRESS_PORT to a free port, or to 0 for none")]
     Egress {
@@ -221,8 +225,10 @@ async fn open_api(config: &Config, api: &Arc<Api>, doors: &mut JoinSet<()>) -> R
     }
     if let Some(port) = zipline.api_port {
         let door = open_tcp(on_loopback(config, port)).await?;
+        let token = Arc::new(Token::of_api(zipline.api_token_file.as_deref())?);
         let api = Arc::clone(api);
-        doors.spawn(serve(door, API_CONNECTIONS_MAX, move |stream| Arc::clone(&api).tcp_connection(stream)));
+        let serve_one = move |stream| Arc::clone(&api).tcp_connection(stream, Arc::clone(&token));
+        doors.spawn(serve(door, API_CONNECTIONS_MAX, serve_one));
     }
     Ok(())
 }

@@ -137,6 +137,17 @@ class ProducerGone(Refused):
     hint = "Put the payload again"
 
 
+class ApiUnauthorized(Refused):
+    """The local API was used over TCP without its token. Give the content of the token file as the password of HTTP Basic authentication, or use the Unix socket, which needs none."""
+
+    name = "api-unauthorized"
+    status = 401
+    retry = "never"
+    fault = "caller"
+    title = "The local API was used over TCP without its token"
+    hint = "Give the content of the token file as the password of HTTP Basic authentication, or use the Unix socket, which needs none"
+
+
 class EgressUnauthorized(Refused):
     """The egress was used without its token. Use the proxy URL from http_proxy or ZIPLINE_EGRESS_URL as it was given; it carries the token."""
 
@@ -303,6 +314,7 @@ BY_NAME: Dict[str, Type[Refused]] = {
     "reference-exhausted": ReferenceExhausted,
     "attempts-exhausted": AttemptsExhausted,
     "producer-gone": ProducerGone,
+    "api-unauthorized": ApiUnauthorized,
     "egress-unauthorized": EgressUnauthorized,
     "payload-too-large": PayloadTooLarge,
     "range-unsatisfiable": RangeUnsatisfiable,
@@ -330,6 +342,7 @@ __all__ = [
     "ReferenceExhausted",
     "AttemptsExhausted",
     "ProducerGone",
+    "ApiUnauthorized",
     "EgressUnauthorized",
     "PayloadTooLarge",
     "RangeUnsatisfiable",

@@ -38,6 +38,7 @@ use crate::zipline::descriptors::Channels;
 use crate::zipline::door::Upgrade;
 use crate::zipline::problem::{self, Dialect, Problem};
 use crate::zipline::tasks::Tasks;
+use crate::zipline::token::{Token, Via};
 use crate::zipline::upload::Upload;
 
 /// The local API of one instance.
@@ -56,7 +57,8 @@ pub(crate) struct Api {
 struct Connection {
     after: AfterFlush,
     upgrade: Upgrade,
-    passes_descriptors: bool,
+    /// None on the Unix socket, where the kernel says who connects; descriptors pass only there.
+    token: Option<Arc<Token>>,
 }
 
 type Answer = Result<Response<Body>, Problem>;
@@ -70,17 +72,17 @@ impl Api {
     /// Serves a connection of the Unix socket, and the descriptor channel it may become.
     pub(crate) async fn unix_connection(self: Arc<Self>, stream: UnixStream) {
         let io = Flushed::new(TokioIo::new(stream));
-        let connection = Arc::new(Connection { after: io.after(), upgrade: Upgrade::default(), passes_descriptors: true });
+        let connection = Arc::new(Connection { after: io.after(), upgrade: Upgrade::default(), token: None });
         self.serve(io, &connection).await;
         if let Some(channel) = connection.upgrade.take() {
             channel.await;
         }
     }
 
-    /// Serves a connection of loopback TCP.
-    pub(crate) async fn tcp_connection(self: Arc<Self>, stream: TcpStream) {
+    /// Serves a connection of loopback TCP, for requests that show the token.
+    pub(crate) async fn tcp_connection(self: Arc<Self>, stream: TcpStream, token: Arc<Token>) {
         let io = Flushed::new(TokioIo::new(stream));
-        let connection = Arc::new(Connection { after: io.after(), upgrade: Upgrade::default(), passes_descriptors: false });
+        let connection = Arc::new(Connection { after: io.after(), upgrade: Upgrade::default(), token: Some(token) });
         self.serve(io, &connection).await;
         if let Some(upgraded) = connection.upgrade.take() {
             upgraded.await;
@@ -109,7 +111,10 @@ impl Api {
         })
     }
 
-    async fn route(&self, request: Request<Upload>, connection: &Connection) -> Answer {
+    async fn route(&self, mut request: Request<Upload>, connection: &Connection) -> Answer {
+        if let Some(token) = &connection.token {
+            token.admit(request.headers_mut(), Via::BaseUrl)?;
+        }
         let path = request.uri().path();
         if path.starts_with(INVOKE_PATH) {
             let target = self.calls.routes().invoked(request.uri())?;
@@ -151,7 +156,7 @@ impl Api {
                 "/v1/descriptors needs Connection: Upgrade and Upgrade: {DESCRIPTOR_PROTOCOL}"
             )));
         }
-        if !connection.passes_descriptors {
+        if connection.token.is_some() {
             return Err(Problem::invalid("descriptors pass on the Unix socket only; this is loopback TCP"));
         }
         let channels = self.channels.clone();

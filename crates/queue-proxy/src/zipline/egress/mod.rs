@@ -4,8 +4,6 @@
 //! (`ZIPLINE_EGRESS_URL` + `/v1/invoke/NAME[.NAMESPACE]/path`). Both need the instance's token where one is configured.
 //! What becomes of a request is decided in [`call`](crate::zipline::call); here are the connections and the tunnels.
 
-mod token;
-
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -19,7 +17,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use zipline_contract::ErrorCode;
 
-use self::token::{Token, Via};
 use crate::zipline::body::{self, Body};
 use crate::zipline::call::target::{INVOKE_PATH, Target};
 use crate::zipline::call::upstream::CONNECT_TIMEOUT;
@@ -27,6 +24,7 @@ use crate::zipline::call::{Calls, Origin};
 use crate::zipline::door::Upgrade;
 use crate::zipline::problem::{Dialect, Problem};
 use crate::zipline::tasks::Tasks;
+use crate::zipline::token::{Token, Via};
 use crate::zipline::upload::Upload;
 
 /// Bytes a tunnel copies at a time, each way.
@@ -44,7 +42,7 @@ pub(crate) struct Egress {
 impl Egress {
     /// An egress that lets in whoever shows the token; anybody where there is none.
     pub(crate) fn new(token: Option<String>, calls: Arc<Calls>) -> Self {
-        Self { token: Token::new(token), calls, discards: Arc::default() }
+        Self { token: Token::of_egress(token), calls, discards: Arc::default() }
     }
 
     /// Serves one connection to its end, and the tunnel it may become.
