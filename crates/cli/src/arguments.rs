@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, demo, instance, invoke, object, service, up};
+use crate::commands::{bench, cluster, demo, instance, invoke, object, service, up};
 
 /// Direct memory-to-memory payload transfer for serverless functions
 #[derive(Debug, Parser)]
@@ -39,6 +39,14 @@ pub(crate) enum Command {
     Object(object::Command),
     /// Measure; hands over to zipline-bench
     Bench(bench::Bench),
+    /// Install into a cluster with Knative, and make it use our queue-proxy; hands over to zipline-kubernetes
+    Install(cluster::Cluster),
+    /// Give a cluster its own queue-proxy back, and remove everything
+    Uninstall(cluster::Cluster),
+    /// Tell how a cluster's installation stands
+    Status(cluster::Cluster),
+    /// Give a cluster's namespace a new key
+    RotateKeys(cluster::Cluster),
     /// Print versions
     Version,
 }

@@ -68,6 +68,10 @@ async fn run(arguments: Arguments, output: Output) -> Result<Outcome, Failure> {
         Command::Object(object) => commands::object::run(object, &running(state)?, output).await,
         Command::Demo(demo) => commands::demo::run(demo, output).await,
         Command::Bench(bench) => commands::bench::run(bench, output),
+        Command::Install(cluster) => commands::cluster::run("install", cluster, output),
+        Command::Uninstall(cluster) => commands::cluster::run("uninstall", cluster, output),
+        Command::Status(cluster) => commands::cluster::run("status", cluster, output),
+        Command::RotateKeys(cluster) => commands::cluster::run("rotate-keys", cluster, output),
         Command::Version => commands::version::run(output),
     }
 }

@@ -1,12 +1,15 @@
 //! The programs that belong together: they lie beside this one's executable.
 
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::Output;
 
 /// The program `name` beside this one.
 pub(crate) fn beside(name: &str) -> Result<PathBuf, Failure> {
@@ -16,7 +19,24 @@ pub(crate) fn beside(name: &str) -> Result<PathBuf, Failure> {
         return Ok(path);
     }
     let message = format!("the program {} is missing", path.display());
-    Err(Failure::new(Exit::System, "program-missing", message).hint("`cargo build --release` builds all of Zipline's programs"))
+    let hint = format!("`cargo build --release -p {name}` builds it");
+    Err(Failure::new(Exit::System, "program-missing", message).hint(hint))
+}
+
+/// Becomes the program `name` beside this one; comes back only when that is not possible.
+pub(crate) fn become_program(
+    name: &str,
+    arguments: impl IntoIterator<Item = OsString>,
+    output: Output,
+) -> Result<Outcome, Failure> {
+    let program = beside(name)?;
+    let mut command = std::process::Command::new(&program);
+    command.args(arguments);
+    if output.json {
+        command.arg("--json");
+    }
+    let error = command.exec();
+    Err(Failure::system(format_args!("starting {}", program.display()), &error))
 }
 
 /// Runs a program to its end and reads the JSON document it prints. Dropping the future ends the program.

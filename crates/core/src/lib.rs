@@ -26,6 +26,7 @@ pub mod mutants;
 pub mod object;
 pub mod pull;
 pub mod reference;
+pub mod settings;
 pub mod stats;
 pub mod time;
 pub mod trace;

@@ -1,8 +1,6 @@
 //! `zipline bench`: hands over to the separate program that measures.
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use clap::Args;
 
@@ -20,12 +18,5 @@ pub(crate) struct Bench {
 
 /// Becomes `zipline-bench`; comes back only when that is not possible.
 pub(crate) fn run(bench: Bench, output: Output) -> Result<Outcome, Failure> {
-    let program = programs::beside("zipline-bench")?;
-    let mut command = Command::new(&program);
-    command.args(bench.arguments);
-    if output.json {
-        command.arg("--json");
-    }
-    let error = command.exec();
-    Err(Failure::system(format_args!("starting {}", program.display()), &error))
+    programs::become_program("zipline-bench", bench.arguments, output)
 }

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod bench;
+pub(crate) mod cluster;
 pub(crate) mod demo;
 pub(crate) mod instance;
 pub(crate) mod invoke;

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use zipline_contract::ANNOTATION_PREFIX;
-use zipline_contract::settings::{self, Setting, Unit};
+use zipline_contract::settings::{self, Setting};
 use zipline_core::kpa::{self, AutoscalerConfig, KpaSpec};
+use zipline_core::settings::{annotation_name, check_value, of_annotation};
 
 use super::fields::{Field, nearest};
 use super::node::Place;
@@ -122,8 +123,7 @@ fn unknown(name: &str, known: &[&str], prefix: &str, field: &Field, report: &mut
 
 /// `zipline.dev/inline-threshold-bytes` is `ZIPLINE_INLINE_THRESHOLD_BYTES` of the instance's queue-proxy.
 fn read_setting(name: &str, field: &Field, report: &mut Report) -> Option<(&'static str, String)> {
-    let variable = format!("ZIPLINE_{}", name.to_ascii_uppercase().replace('-', "_"));
-    let Some(setting) = settings::ALL.iter().find(|setting| setting.variable == variable) else {
+    let Some(setting) = of_annotation(name) else {
         let names: Vec<String> = settings::ALL.iter().map(annotation_name).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         unknown(name, &names, ANNOTATION_PREFIX, field, report);
@@ -141,46 +141,8 @@ fn read_setting(name: &str, field: &Field, report: &mut Report) -> Option<(&'sta
     Some((setting.variable, value.to_owned()))
 }
 
-fn annotation_name(setting: &Setting) -> String {
-    setting.variable.trim_start_matches("ZIPLINE_").to_ascii_lowercase().replace('_', "-")
-}
-
 /// Whether an operator's value of a setting can be used; `None` for a setting that the platform itself gives.
 pub(crate) fn check_setting(setting: &Setting, value: &str) -> Option<Result<(), String>> {
     let owned = OWNED_BY_THE_PLATFORM.iter().any(|owned| owned.variable == setting.variable);
     (!owned).then(|| check_value(setting, value))
-}
-
-/// Whether a setting's value can be read and lies within its range.
-///
-/// # Errors
-/// What it should be, in words.
-fn check_value(setting: &Setting, value: &str) -> Result<(), String> {
-    let number = match setting.unit {
-        Unit::Text => {
-            let methods = ["zipline", "inline", "s3", "redis"];
-            let known = setting.variable != settings::TRANSFER.variable || methods.contains(&value);
-            return if known { Ok(()) } else { Err(format!("one of {}", methods.join(", "))) };
-        }
-        Unit::Bytes => bytes(value),
-        Unit::Seconds => value.parse::<f64>().ok(),
-        Unit::Count | Unit::Port => value.parse::<u64>().ok().map(|n| n as f64),
-    };
-    let unit = match setting.unit {
-        Unit::Bytes => "bytes (KiB, MiB, GiB may follow)",
-        Unit::Seconds => "seconds",
-        Unit::Port => "a port",
-        Unit::Count | Unit::Text => "a whole number",
-    };
-    let (low, high) = setting.range.unwrap_or((0.0, f64::MAX));
-    match number {
-        Some(number) if number >= low && number <= high => Ok(()),
-        _ => Err(format!("{unit} from {low} to {high}")),
-    }
-}
-
-fn bytes(value: &str) -> Option<f64> {
-    let units = [("KiB", 1024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0)];
-    let (digits, unit) = units.iter().find_map(|(name, unit)| Some((value.strip_suffix(name)?, *unit))).unwrap_or((value, 1.0));
-    digits.trim_end().parse::<u64>().ok().map(|n| n as f64 * unit)
 }
