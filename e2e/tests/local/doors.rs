@@ -20,7 +20,7 @@ async fn local_apis_are_unix_sockets_of_ours_alone_unless_tcp_is_asked_for() -> 
     assert_eq!((mode("")?, mode("client.sock")?), (0o700, 0o600));
     let address = up.instances("sha").await?[0]["address"].as_str().context("address")?.to_owned();
     let network = up.info["network"].as_str().context("network")?;
-    let client = network.rsplit_once('.').context("a network")?.0.to_owned() + ".1";
+    let client = network.rsplit_once('.').context("a network")?.0.to_owned() + ".2";
     for host in [address, client] {
         let port: SocketAddr = format!("{host}:{}", doors::API).parse()?;
         let refused = tokio::net::TcpStream::connect(port).await.err().with_context(|| format!("{port} listens"))?;

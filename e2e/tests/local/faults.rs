@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use http::{Request, StatusCode};
 use rustix::process::Signal;
 use zipline_contract::headers;
-use zipline_testkit::{Payload, Scratch, census, http as client, wait};
+use zipline_testkit::{Payload, Scratch, Target, census, http as client, wait};
 
 use crate::up::{LIMIT, Up, program};
 
@@ -97,6 +97,33 @@ fn texts_under(folder: &std::path::Path) -> Result<Vec<String>> {
         }
     }
     Ok(texts)
+}
+
+#[tokio::test]
+async fn an_asked_for_end_with_a_drain_waits_until_what_instances_hold_was_read() -> Result<()> {
+    let mut up = Up::start().await?;
+    up.apply("holder", &[], 0).await?;
+    let held = up.send("holder", Request::get("/?put=100000&ttl=60s&wait=0")).await?.json()?;
+    let reference = held["reference"].as_str().context("a reference")?;
+    let logs = std::path::PathBuf::from(up.info["logs_dir"].as_str().context("logs_dir")?);
+    let control = Target::Unix(up.info["control_socket"].as_str().context("control_socket")?.into());
+    let asked = client::send(&control, Request::post("/v1/shutdown?drain").body(client::empty())?).await?;
+    assert_eq!((asked.status, asked.json()?["pid"].as_u64()), (StatusCode::ACCEPTED, Some(u64::from(up.process.pid()))));
+
+    let stopping = async || up.instances("holder").await;
+    let holds = |instances: &Vec<serde_json::Value>| {
+        instances.iter().any(|instance| instance["state"] == "stopping" && instance["held"]["held_objects"] == 1)
+    };
+    wait::until("the instance to drain with what it holds", LIMIT, stopping, holds).await?;
+    assert!(up.process.try_ended()?.is_none(), "{}", up.process.tail());
+    let get = Request::get("/v1/objects").header(headers::REFERENCE, reference).body(client::empty())?;
+    let read = client::send(&up.client()?, get).await?;
+    assert_eq!((read.status, read.body.len()), (StatusCode::OK, 100_000), "{}", read.error());
+    assert!(up.process.ended(LIMIT).await?.success(), "{}", up.process.tail());
+    for text in texts_under(&logs)? {
+        assert!(!text.contains("was killed") && !text.contains("is lost"), "{text}");
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod doors;
 mod faults;
+mod h2c;
 mod holds;
 mod payloads;
 mod up;
