@@ -36,6 +36,50 @@ impl Memory {
     }
 }
 
+/// What a process has read and written through files since it began: `read`, `write`, `pread`, `writev`, `splice` and
+/// `sendfile`, on whatever kind of descriptor. The kernel does not count `recv` and `send` here, which sockets are read
+/// and written by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Io {
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Calls that read.
+    pub read_calls: u64,
+    /// Calls that wrote.
+    pub write_calls: u64,
+}
+
+impl std::ops::Sub for Io {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            read_bytes: self.read_bytes - before.read_bytes,
+            written_bytes: self.written_bytes - before.written_bytes,
+            read_calls: self.read_calls - before.read_calls,
+            write_calls: self.write_calls - before.write_calls,
+        }
+    }
+}
+
+/// What a process has read and written so far.
+pub fn io(pid: u32) -> Result<Io> {
+    let path = format!("/proc/{pid}/io");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let field = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse().ok());
+        value.with_context(|| format!("{name} in {path}"))
+    };
+    Ok(Io {
+        read_bytes: field("rchar")?,
+        written_bytes: field("wchar")?,
+        read_calls: field("syscr")?,
+        write_calls: field("syscw")?,
+    })
+}
+
 /// All processes that can be seen.
 pub fn processes() -> Result<Vec<Process>> {
     let entries = fs::read_dir("/proc").context("the process table")?;
