@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod docs;
+mod image;
 mod python;
 mod python_constants;
+mod sbom;
 mod simulate;
 mod stage;
 mod test;
@@ -33,6 +35,8 @@ enum Tool {
         #[arg(long)]
         check: bool,
     },
+    /// Writes the queue-proxy's image as an archive, without a container engine
+    Image(image::Options),
     /// Runs seeded schedules of faults against core's decisions, then every mutant: see `docs/simulation.md`
     Simulate(simulate::Options),
     /// Checks the code itself: lengths, leftover markers, arrows between crates, `unsafe` (also a plain test)
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Tool::Test(options) => test::run(&options),
         Tool::Docs { check } => docs::run(check),
+        Tool::Image(options) => image::run(&options),
         Tool::Simulate(options) => simulate::run(&options),
         Tool::Tidy => tidy::run(),
     };

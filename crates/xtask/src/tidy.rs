@@ -25,13 +25,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("zipline-transfer", &["zipline-contract", "zipline-core", "zipline-sys"]),
     ("zipline-queue-proxy", &["zipline-contract", "zipline-core", "zipline-sys", "zipline-transfer"]),
     ("zipline-platform", &["zipline-contract", "zipline-core", "zipline-sys"]),
+    ("zipline-kubernetes", &["zipline-contract", "zipline-core"]),
+    ("zipline-servers", &["zipline-contract", "zipline-sys"]),
     ("zipline-sdk", &["zipline-contract", "zipline-sys"]),
     ("zipline-cli", &["zipline-contract", "zipline-cost", "zipline-platform", "zipline-sdk"]),
     ("zipline-mapreduce", &["zipline-sdk"]),
-    ("zipline-bench", &["zipline-contract", "zipline-sdk", "zipline-sys", "zipline-testkit"]),
+    ("zipline-bench", &["zipline-contract", "zipline-sdk", "zipline-servers", "zipline-sys", "zipline-testkit"]),
     ("zipline-simulation", &["zipline-contract", "zipline-core"]),
     ("zipline-testkit", &["zipline-contract"]),
-    ("zipline-xtask", &["zipline-contract"]),
+    ("zipline-e2e-cluster", &["zipline-contract", "zipline-image", "zipline-sdk", "zipline-testkit"]),
+    ("zipline-xtask", &["zipline-contract", "zipline-image"]),
 ];
 
 /// What tests may use beside those. Tests of programs link none of the product but its names, and `core` where they replay
