@@ -1,0 +1,88 @@
+//! `zipline install` and what it gives: keys by the webhook, and so direct transfer, in one namespace that asked for it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use zipline_e2e_cluster::cluster::{Cluster, LIMIT, Namespace, Service};
+use zipline_e2e_cluster::knative::{CONTROLLER, SIDECAR};
+use zipline_testkit::{Program, Scratch};
+
+/// Switches Zipline on for a namespace.
+pub(crate) const ENABLED: (&str, &str) = ("zipline.dev/enabled", "true");
+/// The command waits for the cluster by itself; this is beyond it.
+const COMMAND_LIMIT: Duration = Duration::from_secs(240);
+
+/// Runs `zipline` against the cluster and returns what it printed.
+pub(crate) async fn zipline(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+    let scratch = Scratch::new()?;
+    let program = Program::built("zipline")?.args(arguments.iter().copied()).env("KUBECONFIG", cluster.kubeconfig.as_os_str());
+    let ended = program.run(&scratch, COMMAND_LIMIT).await?;
+    ensure!(ended.code() == Some(0), "zipline {}: {}", arguments.join(" "), ended.tail());
+    Ok(ended.stdout())
+}
+
+/// Installs; installing twice is installing once.
+pub(crate) async fn install(cluster: &Cluster) -> Result<String> {
+    zipline(cluster, &["install", "--controller-image", CONTROLLER, "--queue-proxy-image", SIDECAR]).await
+}
+
+/// A namespace in which Zipline is on, and has keys.
+pub(crate) async fn enabled<'a>(cluster: &'a Cluster, name: &str) -> Result<Namespace<'a>> {
+    install(cluster).await?;
+    cluster.use_sidecar(SIDECAR).await?;
+    let namespace = cluster.namespace(name, &[ENABLED]).await?;
+    let keys = format!("{}/zipline-keys", namespace.core("secrets"));
+    cluster.api.until("the namespace's keys", LIMIT, &keys, |secret| secret["data"]["keys.json"].is_string()).await?;
+    Ok(namespace)
+}
+
+/// A value of a pod's Zipline metrics, summed over what the labels leave open; 0 where there is none.
+pub(crate) async fn metric(cluster: &Cluster, namespace: &Namespace<'_>, pod: &str, name: &str, label: &str) -> Result<f64> {
+    let path = format!("{}/{pod}:8022/proxy/zipline/metrics", namespace.core("pods"));
+    let answer = cluster.api.request(http::Method::GET, &path, "text/plain", Vec::new()).await?;
+    ensure!(answer.status.is_success(), "{path}: {} {}", answer.status, answer.text());
+    let text = answer.text();
+    let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    Ok(lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
+}
+
+#[tokio::test]
+async fn install_gives_keys_to_who_asked_and_uninstall_leaves_nothing() -> Result<()> {
+    let Some(cluster) = Cluster::claim("install and uninstall").await? else { return Ok(()) };
+    let stock = zipline_e2e_cluster::knative::STOCK_SIDECAR;
+    cluster.use_sidecar(stock).await?;
+    println!("{}", install(&cluster).await?);
+    ensure!(cluster.sidecar().await? == SIDECAR, "{}", cluster.sidecar().await?);
+
+    let asked = enabled(&cluster, "asked").await?;
+    let silent = cluster.namespace("silent", &[]).await?;
+    for namespace in [&asked, &silent] {
+        namespace.apply(&Service::new("plain").scaling("min-scale", "1")).await?;
+    }
+    let mount = |pod: &Value| {
+        let containers = pod["spec"]["containers"].as_array().cloned().unwrap_or_default();
+        let has = |name: &str| {
+            let mut of_name = containers.iter().filter(|container| container["name"] == name);
+            of_name.any(|container| container["volumeMounts"].to_string().contains("/var/run/secrets/zipline"))
+        };
+        (has("queue-proxy"), has("user-container"))
+    };
+    let pod = asked.pods("plain").await?.pop().context("a pod")?;
+    ensure!(mount(&pod) == (true, false), "keys are the queue-proxy's alone: {pod}");
+    let pod = silent.pods("plain").await?.pop().context("a pod")?;
+    ensure!(mount(&pod) == (false, false), "a namespace that did not ask: {pod}");
+    println!("{}", zipline(&cluster, &["status"]).await?);
+
+    println!("{}", zipline(&cluster, &["uninstall"]).await?);
+    ensure!(cluster.sidecar().await? == stock, "the key stands as it stood before: {}", cluster.sidecar().await?);
+    for path in [
+        "/api/v1/namespaces/zipline-system".to_owned(),
+        "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zipline".to_owned(),
+        format!("{}/zipline-keys", asked.core("secrets")),
+    ] {
+        cluster.api.until("nothing to be left", LIMIT, &path, Value::is_null).await?;
+    }
+    asked.remove().await?;
+    silent.remove().await
+}
