@@ -70,7 +70,8 @@ async fn a_taken_port_is_named_and_leaves_nothing_behind() -> Result<()> {
 
 #[tokio::test]
 async fn ctrl_c_ends_idle_instances_and_the_client_proxy_without_killing_any() -> Result<()> {
-    let mut up = Up::start().await?;
+    // Far longer than anybody gets before it is killed.
+    let mut up = Up::start_with(["--set", "ZIPLINE_DRAIN_QUIET_SECONDS=30"]).await?;
     up.apply("sha", &[("autoscaling.knative.dev/min-scale", "2")], 0).await?;
     let reference = up.put("", &Payload::new(MIB, 1)).await?;
     assert_eq!(up.send("sha", Request::post("/").header(headers::REFERENCE, &reference)).await?.status, StatusCode::OK);
