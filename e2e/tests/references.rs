@@ -253,6 +253,38 @@ async fn a_pull_that_stalls_ends_by_its_idle_timeout() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_consumer_killed_in_the_middle_of_its_pull_leaves_the_payload_for_the_next() -> Result<()> {
+    let mut world = World::new().await?;
+    let at = Loopback::claim()?;
+    let options = ProxyOptions::new("behind", Keys::Inherited(world.ring.clone())).advertised(at.ip());
+    let producer = options.env("ZIPLINE_LEASE_SECONDS", "0.5").start(&world.scratch).await?;
+    let relay = Relay::start(at.port(zipline_contract::doors::PULL), producer.pull_address()).await?;
+    let payload = Payload::new(8 * MIB, 7);
+    let reference = producer.put("", payload.body()).await?;
+    relay.next([Fault::Stall(Side::FromTarget, 3 * MIB)]);
+    let request = Request::post("/").header(headers::REFERENCE, &reference).body(client::empty())?;
+    let consumer = world.consumer.requests();
+    let killed = async {
+        let pulling = async || Ok((producer.metrics().await?.sum(metrics::LEASES.name), relay.passed(Side::FromTarget)));
+        wait::until("the pull to be half way", REST, pulling, |seen| seen.0 == 1.0 && seen.1 > 2 * MIB).await?;
+        world.consumer.process.kill()
+    };
+    let (answer, killed) = tokio::join!(client::send(&consumer, request), killed);
+    killed?;
+    assert!(answer.is_err(), "nobody was there to answer");
+    assert!(world.function.seen().iter().all(|seen| !seen.whole), "half a payload passed for whole");
+    producer.metrics_until("the lease to lapse", REST, |metrics| metrics.sum(metrics::LEASES.name) == 0.0).await?;
+
+    let options = ProxyOptions::new("next", Keys::Inherited(world.ring.clone())).function(world.function.port());
+    let next = options.start(&world.scratch).await?;
+    let request = Request::post("/").header(headers::REFERENCE, &reference).body(client::empty())?;
+    assert_eq!(client::send(&next.requests(), request).await?.text(), payload.sha256());
+    producer.at_rest(REST).await?;
+    assert_eq!(producer.metrics().await?.sum(metrics::ACKNOWLEDGEMENTS.name), 1.0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_grpc_client_gets_the_error_as_trailers_only() -> Result<()> {
     let world = World::new().await?;
     let request =

@@ -1,5 +1,6 @@
 //! Promises of `zipline up`, on the real binaries, with stock functions.
 
+mod aftermath;
 mod doors;
 mod faults;
 mod h2c;

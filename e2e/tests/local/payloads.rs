@@ -1,13 +1,14 @@
 //! Payloads reach stock functions whole, past the activator, by a header and without any change.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use http::Request;
 use zipline_contract::headers;
-use zipline_testkit::{Payload, census, skip};
+use zipline_testkit::{Payload, Program, census, skip};
 
-use crate::up::Up;
+use crate::up::{LIMIT, Up};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -51,6 +52,40 @@ async fn an_object_put_with_curls_means_arrives_byte_identical_at_a_scaled_funct
     let seen = up.control("/v1/status").await?["activator"]["body_bytes_in"].as_u64();
     assert!(seen.context("body_bytes_in")? < CONTROL_BYTES_MAX, "the activator saw {seen:?} bytes");
     up.at_rest(Duration::from_secs(40)).await
+}
+
+/// The real thing, where it is there: a file at the client proxy's socket, its reference at the front door.
+#[tokio::test]
+async fn curl_puts_a_file_and_calls_a_service_with_its_reference() -> Result<()> {
+    let up = Up::start().await?;
+    let curl = async |arguments: &[&str]| {
+        let program = Program::at("curl", Path::new("curl")).args(["--silent", "--show-error", "--fail-with-body"]);
+        let ended = program.args(arguments.iter().copied()).run(&up.scratch, LIMIT).await?;
+        anyhow::Ok((ended.code(), ended.stdout(), ended.tail()))
+    };
+    if curl(&["--version"]).await?.0 != Some(0) {
+        skip("curl_puts_a_file_and_calls_a_service_with_its_reference", "there is no curl");
+        return Ok(());
+    }
+    up.apply("sha", &[], 0).await?;
+    let socket = up.info["client_socket"].as_str().context("client_socket")?;
+    let ingress = up.info["ingress"].as_str().context("ingress")?;
+    for size in [1, 64 * KIB, 100 * MIB] {
+        let payload = Payload::new(size, size);
+        let file = up.scratch.write("payload", payload.bytes())?;
+        let body = format!("@{}", file.display());
+        let put = ["--unix-socket", socket, "--data-binary", &body, "http://zipline/v1/objects"];
+        let (code, put, said) = curl(&put).await?;
+        anyhow::ensure!(code == Some(0), "{said}");
+        let put: serde_json::Value = serde_json::from_str(&put)?;
+        let reference = format!("Zipline-Reference: {}", put["reference"].as_str().context("a reference")?);
+        let called = ["-X", "POST", "-H", "Host: sha.default.localhost", "-H", &reference, ingress];
+        let (code, answer, said) = curl(&called).await?;
+        anyhow::ensure!(code == Some(0), "{said}");
+        let seen: serde_json::Value = serde_json::from_str(&answer)?;
+        assert_eq!((seen["size"].as_u64(), seen["sha256"].as_str()), (Some(size), Some(payload.sha256().as_str())));
+    }
+    Ok(())
 }
 
 #[tokio::test]
