@@ -254,3 +254,33 @@ async fn the_trace_of_a_request_goes_with_its_pull() -> Result<()> {
     assert_ne!(carried.span_id, caller.span_id, "in a span of its own");
     Ok(())
 }
+
+#[tokio::test]
+async fn at_debug_the_log_has_one_line_for_each_piece_of_work_and_at_info_none() -> Result<()> {
+    let (scratch, ring) = (Scratch::new()?, KeyRing::random()?);
+    let function = Function::start(Behaviour::Sha256).await?;
+    for (level, lines) in [("debug", 1), ("info", 0)] {
+        let options = |name| ProxyOptions::new(name, Keys::Inherited(ring.clone())).env("ZIPLINE_LOG", level);
+        let producer = options("producer").start(&scratch).await?;
+        let consumer = options("consumer").function(function.port()).start(&scratch).await?;
+        let payload = Payload::new(MIB, 1);
+        let reference = producer.put("", payload.body()).await?;
+        let request = Request::post("/").header(headers::REFERENCE, &reference).body(client::empty())?;
+        assert_eq!(client::send(&consumer.requests(), request).await?.text(), payload.sha256());
+        producer.at_rest(REST).await?;
+        for (proxy, work, method) in [(&producer, "put{", "body"), (&producer, "serve{", "tcp"), (&consumer, "pull{", "tcp")] {
+            let said = proxy.process.stderr();
+            let about: Vec<&str> = said.lines().filter(|line| line.contains(work)).collect();
+            assert_eq!(about.len(), lines, "{level}, {work}: {said}");
+            for line in about {
+                for field in
+                    [&format!("method=\"{method}\""), "object.bytes=1048576", "tier=", "wait_seconds=", "transfer_seconds="]
+                {
+                    assert!(line.contains(field), "{field} in {line}");
+                }
+                assert!(!line.contains(&reference), "a log never has a reference: {line}");
+            }
+        }
+    }
+    Ok(())
+}

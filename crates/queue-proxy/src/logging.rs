@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -82,11 +82,15 @@ impl ZapConfig {
 /// Logs from here on; spans go where telemetry wants them. Without an export of spans, what is not logged is not even made.
 pub fn init(config: &Config, telemetry: &Telemetry) {
     let filter = EnvFilter::new(config.log_filter());
+    // Lines at `info` come from no span. Where nobody else wants them either, spans then cost nothing.
+    let wants_spans = filter.max_level_hint().is_none_or(|level| level >= LevelFilter::DEBUG);
+    let filter = filter.and(filter_fn(move |metadata| wants_spans || !metadata.is_span()));
+    let lines = lines(config).with_filter(filter);
     match telemetry.layer() {
-        None => tracing_subscriber::registry().with(filter).with(lines(config)).init(),
+        None => tracing_subscriber::registry().with(lines).init(),
         Some(spans) => {
             let spans = spans.with_filter(filter_fn(SpanLayer::concerns));
-            tracing_subscriber::registry().with(lines(config).with_filter(filter)).with(spans).init();
+            tracing_subscriber::registry().with(lines).with(spans).init();
         }
     }
 }
