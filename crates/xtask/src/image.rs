@@ -56,9 +56,12 @@ impl Program {
         }
     }
 
-    /// The name without `zipline-`: the repository has it already.
     fn default_name(self) -> String {
-        let name = self.binary().trim_start_matches("zipline-");
+        let name = match self {
+            Self::QueueProxy => "queue-proxy",
+            Self::Kubernetes => "controller",
+            Self::E2eFunction => "e2e-function",
+        };
         format!("{REPOSITORY}/{name}:{}", env!("CARGO_PKG_VERSION"))
     }
 }

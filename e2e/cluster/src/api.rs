@@ -98,6 +98,11 @@ impl Api {
         }
     }
 
+    /// Follows a collection for ever.
+    pub fn follow(&self, path: &'static str) -> Follow {
+        Follow { api: self.clone(), path, watch: None }
+    }
+
     /// Events of a collection from now on.
     pub async fn watch(&self, path: &str) -> Result<Watch> {
         let path = format!("{path}?watch=1&allowWatchBookmarks=false");
@@ -114,6 +119,46 @@ fn read(path: &str, answer: &Answer) -> Result<Value> {
         bail!("{path}: {} {}", answer.status, answer.text());
     }
     answer.json()
+}
+
+/// What [`Follow`] sees.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A new watch began: everything that is there comes again, what was there before may have gone.
+    Begun,
+    /// The kind of a change (`ADDED`, `MODIFIED`, `DELETED`) and the object.
+    Changed(String, Value),
+}
+
+/// A collection that is followed. A watch that ends or is refused, as while the server prepares a new kind of object, is begun anew.
+#[derive(Debug)]
+pub struct Follow {
+    api: Api,
+    path: &'static str,
+    watch: Option<Watch>,
+}
+
+impl Follow {
+    /// The next thing that happens.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            if let Some(watch) = &mut self.watch {
+                match watch.next().await {
+                    // Anything else is an end; `ERROR` says that the server forgot what we had seen last.
+                    Ok(Some((kind, object))) if kind != "ERROR" => return Event::Changed(kind, object),
+                    _ => self.watch = None,
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+            match self.api.watch(self.path).await {
+                Ok(watch) => {
+                    self.watch = Some(watch);
+                    return Event::Begun;
+                }
+                Err(error) => println!("{error:#}"),
+            }
+        }
+    }
 }
 
 /// Events, one after the other: first one for each object that is there.

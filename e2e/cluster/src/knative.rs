@@ -29,7 +29,7 @@ pub const FUNCTION: &str = concat!("dev.local/zipline/e2e-function:", env!("CARG
 /// Our sidecar's image.
 pub const SIDECAR: &str = concat!("dev.local/zipline/queue-proxy:", env!("CARGO_PKG_VERSION"));
 /// The image of our webhook and controller.
-pub const CONTROLLER: &str = concat!("dev.local/zipline/kubernetes:", env!("CARGO_PKG_VERSION"));
+pub const CONTROLLER: &str = concat!("dev.local/zipline/controller:", env!("CARGO_PKG_VERSION"));
 
 /// Knative's programs that run in the cluster.
 const PROGRAMS: [&str; 5] = ["controller", "webhook", "autoscaler", "activator", "queue"];

@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 
 use super::services::{DOMAIN, Services};
 use crate::Api;
+use crate::api::Event;
 
 /// The class of ingresses that are ours; `config-network` names it.
 pub const CLASS: &str = "zipline-e2e.ingress.networking.knative.dev";
@@ -90,11 +91,11 @@ async fn follow(api: &Api, routes: &Routes) -> Result<()> {
         conditions.into_iter().flatten().any(|condition| condition["type"] == "Established" && condition["status"] == "True")
     };
     api.until("Knative's ingress definition", limit, definition, established).await?;
+    let mut ingresses = api.follow(PATH);
     loop {
-        let mut watch = api.watch(PATH).await?;
-        routes.write().unwrap_or_else(PoisonError::into_inner).clear();
-        while let Some((kind, ingress)) = watch.next().await? {
-            see(api, routes, &kind, &ingress).await?;
+        match ingresses.next().await {
+            Event::Begun => routes.write().unwrap_or_else(PoisonError::into_inner).clear(),
+            Event::Changed(kind, ingress) => see(api, routes, &kind, &ingress).await?,
         }
     }
 }
@@ -117,7 +118,10 @@ async fn see(api: &Api, routes: &Routes, kind: &str, ingress: &Value) -> Result<
     if kind == "DELETED" || is_current || metadata["deletionTimestamp"].is_string() {
         return Ok(());
     }
-    let conditions = ["NetworkConfigured", "LoadBalancerReady", "Ready"].map(|kind| json!({ "type": kind, "status": "True" }));
+    // The API server wants a time; nobody reads it.
+    let since = &metadata["creationTimestamp"];
+    let conditions = ["NetworkConfigured", "LoadBalancerReady", "Ready"]
+        .map(|kind| json!({ "type": kind, "status": "True", "lastTransitionTime": since }));
     let balancer = json!({ "ingress": [{ "domainInternal": format!("{SERVICE}.knative-serving.{DOMAIN}") }] });
     let status = json!({ "status": {
         "observedGeneration": metadata["generation"],

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use crate::Api;
+use crate::api::Event;
 
 const PATH: &str = "/api/v1/services";
 /// The domain of Services.
@@ -48,12 +49,11 @@ impl Services {
 
     /// Keeps the table up to date, for as long as the API server lets it.
     pub async fn follow(&self, api: &Api) -> Result<()> {
+        let mut services = api.follow(PATH);
         loop {
-            let mut watch = api.watch(PATH).await?;
-            // A new watch begins with everything that is there; what went away meanwhile is forgotten with the old table.
-            self.entries.write().unwrap_or_else(PoisonError::into_inner).clear();
-            while let Some((kind, service)) = watch.next().await? {
-                self.see(&kind, &service)?;
+            match services.next().await {
+                Event::Begun => self.entries.write().unwrap_or_else(PoisonError::into_inner).clear(),
+                Event::Changed(kind, service) => self.see(&kind, &service)?,
             }
         }
     }

@@ -53,7 +53,7 @@ pub(super) fn start_server(processes: &mut Processes, state: &Path, keys: &Keys)
         format!("--kubelet-client-key={}", keys.path("kubelet-client.key")),
         "--kubelet-preferred-address-types=InternalIP".into(),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
-        format!("--service-account-key-file={}", keys.path("service-accounts.key")),
+        format!("--service-account-key-file={}", keys.path("service-accounts.pub")),
         format!("--service-account-signing-key-file={}", keys.path("service-accounts.key")),
         format!("--service-cluster-ip-range={SERVICES}"),
         "--authorization-mode=Node,RBAC".into(),

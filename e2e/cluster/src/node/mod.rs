@@ -71,7 +71,7 @@ pub async fn run(options: Options) -> Result<()> {
     ground::network(&nodes)?;
     let keys = pki::make(&state, &nodes)?;
 
-    let mut processes = Processes::new(&binaries, &state);
+    let (mut processes, mut ends) = Processes::new(&binaries, &state);
     control_plane::start_store(&mut processes, &state)?;
     for node in &nodes {
         cgroup::make(&node.cgroup)?;
@@ -82,11 +82,12 @@ pub async fn run(options: Options) -> Result<()> {
     let mut glue = JoinSet::new();
     tokio::select! {
         result = bring_up(&binaries, &state, &nodes, &api, &mut processes, &mut glue) => result?,
-        failed = tokio::time::sleep(START_LIMIT) => bail!("nothing was ready after {START_LIMIT:?}: {failed:?}"),
+        ended = ends.next() => bail!("{ended}"),
+        () = tokio::time::sleep(START_LIMIT) => bail!("not everything was ready after {START_LIMIT:?}"),
     }
     println!("{}", up::READY);
     tokio::select! {
-        ended = processes.ended() => bail!("{ended}"),
+        ended = ends.next() => bail!("{ended}"),
         Some(ended) = glue.join_next() => match ended? { Ok(()) => bail!("the glue ended"), Err(error) => Err(error) },
     }
 }

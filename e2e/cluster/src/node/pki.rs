@@ -61,7 +61,9 @@ pub(super) fn make(state: &Path, nodes: &[Node]) -> Result<Keys> {
         kubeconfig(&folder, &folder.join(format!("{name}.kubeconfig")), name, &address)?;
     }
     kubeconfig(&folder, &paths::kubeconfig(state), "admin", &address)?;
-    fs::write(folder.join("service-accounts.key"), KeyPair::generate()?.serialize_pem())?;
+    let accounts = KeyPair::generate()?;
+    fs::write(folder.join("service-accounts.key"), accounts.serialize_pem())?;
+    fs::write(folder.join("service-accounts.pub"), accounts.public_key_pem())?;
     Ok(Keys { folder })
 }
 

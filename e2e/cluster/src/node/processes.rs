@@ -8,10 +8,14 @@ use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::{logs_tail, paths};
 use crate::binaries::Binaries;
+
+/// One end is enough to end everything; more are only counted.
+const ENDS_QUEUED_MAX: usize = 16;
 
 /// Programs that are meant to run as long as the cluster.
 pub(crate) struct Processes {
@@ -19,18 +23,42 @@ pub(crate) struct Processes {
     programs: BTreeMap<String, PathBuf>,
     binaries: Binaries,
     state: PathBuf,
-    running: JoinSet<(String, std::io::Result<ExitStatus>)>,
+    running: JoinSet<()>,
+    ends: mpsc::Sender<End>,
+}
+
+/// A program's name, and how it ended.
+type End = (String, std::io::Result<ExitStatus>);
+
+/// Hears of programs that ended.
+pub(crate) struct Ends {
+    state: PathBuf,
+    ends: mpsc::Receiver<End>,
+}
+
+impl Ends {
+    /// Waits until one has ended, and says which.
+    pub(crate) async fn next(&mut self) -> String {
+        match self.ends.recv().await {
+            Some((name, Ok(status))) => format!("{name} ended: {status}\n{}", logs_tail(&self.state)),
+            Some((name, Err(error))) => format!("{name} cannot be waited for: {error}"),
+            None => "no program runs".into(),
+        }
+    }
 }
 
 impl Processes {
-    pub(crate) fn new(binaries: &Binaries, state: &Path) -> Self {
-        Self {
+    pub(crate) fn new(binaries: &Binaries, state: &Path) -> (Self, Ends) {
+        let (ends, heard) = mpsc::channel(ENDS_QUEUED_MAX);
+        let processes = Self {
             search_path: binaries.search_path(),
             programs: BTreeMap::new(),
             binaries: binaries.clone(),
             state: state.into(),
             running: JoinSet::new(),
-        }
+            ends,
+        };
+        (processes, Ends { state: state.into(), ends: heard })
     }
 
     /// Starts `program` under `name`, in the network namespace of a node where one is named.
@@ -59,18 +87,12 @@ impl Processes {
         command.args(arguments.into_iter().map(Into::into)).env("PATH", &self.search_path).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
-        let name = name.to_owned();
-        self.running.spawn(async move { (name, child.wait().await) });
+        let (name, ends) = (name.to_owned(), self.ends.clone());
+        self.running.spawn(async move {
+            let status = child.wait().await;
+            // Nobody listens any more when everything is being ended.
+            let _ = ends.send((name, status)).await;
+        });
         Ok(())
-    }
-
-    /// Waits until one has ended, and says which.
-    pub(crate) async fn ended(&mut self) -> String {
-        match self.running.join_next().await {
-            Some(Ok((name, Ok(status)))) => format!("{name} ended: {status}\n{}", logs_tail(&self.state)),
-            Some(Ok((name, Err(error)))) => format!("{name} cannot be waited for: {error}"),
-            Some(Err(error)) => format!("a watcher of a program ended: {error}"),
-            None => "no program runs".into(),
-        }
     }
 }

@@ -23,6 +23,8 @@ fn comparable(answer: &Answer) -> serde_json::Value {
     }
     let mut headers = answer.headers.clone();
     headers.remove("date");
+    // The function's body repeats what was replaced above.
+    headers.entry("content-length".into()).and_modify(|value| *value = "present".into());
     serde_json::json!({ "status": answer.status, "headers": headers, "body": body })
 }
 
