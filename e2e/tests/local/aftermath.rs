@@ -64,6 +64,13 @@ async fn serves(up: &Up, payload: &Payload) -> Result<()> {
     wait::until("the service to answer", LIMIT, served, |served| *served).await.map(|_| ())
 }
 
+async fn release(up: &Up, reference: &str) -> Result<()> {
+    let request = Request::delete("/v1/objects").header(headers::REFERENCE, reference).body(client::empty())?;
+    let released = client::send(&up.client()?, request).await?;
+    ensure!(released.status == StatusCode::NO_CONTENT, "{}", released.text());
+    Ok(())
+}
+
 /// References that lead nowhere.
 async fn bad_references(up: &Up) -> Result<()> {
     let good = up.put("retrievals=9", &Payload::new(1000, 1)).await?;
@@ -78,8 +85,7 @@ async fn bad_references(up: &Up) -> Result<()> {
     let narrowed = client::send(&up.client()?, Request::post("/v1/references/narrow").body(client::full(document))?).await?;
     let narrowed = narrowed.json()?["reference"].as_str().context("a reference")?.to_owned();
     ensure!(post(up, "/", &narrowed).await?.error() == "reference-wrong-receiver");
-    let release = Request::delete("/v1/objects").header(headers::REFERENCE, &good).body(client::empty())?;
-    client::send(&up.client()?, release).await?;
+    release(up, &good).await?;
     ensure!(post(up, "/", &good).await?.error() == "reference-exhausted");
     let short = up.put("ttl=50ms", &Payload::new(1000, 2)).await?;
     let expired = async || Ok(post(up, "/", &short).await?.error().to_owned());
@@ -101,7 +107,7 @@ async fn busy(up: &Up) -> Result<Option<i64>> {
 
 /// Functions that die, a queue-proxy that is killed under a request, a producer that is no more.
 async fn deaths(up: &Up) -> Result<()> {
-    let reference = up.put("retrievals=4&ttl=20s", &Payload::new(20 * MIB, 3)).await?;
+    let reference = up.put("retrievals=4&ttl=5m", &Payload::new(20 * MIB, 3)).await?;
     let mark = up.scratch.join("mark");
     for dies in ["before", "during", "after"] {
         std::fs::write(&mark, "")?;
@@ -123,7 +129,7 @@ async fn deaths(up: &Up) -> Result<()> {
     serves(up, &Payload::new(10, 2)).await?;
     let error = post(up, "/", &orphaned).await?.error().to_owned();
     ensure!(["producer-gone", "producer-unreachable"].contains(&error.as_str()), "{error}");
-    Ok(())
+    release(up, &reference).await
 }
 
 /// Clients that leave, and what is no request.
@@ -168,10 +174,10 @@ async fn capacity(up: &Up) -> Result<()> {
         client::send(&up.client()?, request).await
     };
     ensure!(put(200 * MIB).await?.error() == "payload-too-large");
-    let half = put(40 * MIB).await?;
+    let most = put(40 * MIB).await?;
+    ensure!(most.status == StatusCode::CREATED, "{}", most.text());
     ensure!(put(40 * MIB).await?.error() == "buffer-full");
-    let release = Request::delete("/v1/objects").header(headers::REFERENCE, half.header(headers::REFERENCE));
-    client::send(&up.client()?, release.body(client::empty())?).await?;
+    release(up, most.header(headers::REFERENCE)).await?;
     for size in (0..100).chain([0]) {
         serves(up, &Payload::new(size, size)).await?;
     }
