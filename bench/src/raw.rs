@@ -23,10 +23,14 @@ pub(crate) const WRITE: u8 = b'w';
 /// Bytes a raw program moves at a time.
 pub(crate) const CHUNK_BYTES: usize = 1024 * 1024;
 
+/// An empty memfd.
+pub(crate) fn memfd() -> Result<OwnedFd> {
+    Ok(memfd_create("zipline-bench", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?)
+}
+
 /// A memfd of `bytes` pseudo-random bytes.
 pub(crate) fn filled_memfd(bytes: usize, seed: u64) -> Result<OwnedFd> {
-    let fd = memfd_create("zipline-bench", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut file = std::fs::File::from(fd);
+    let mut file = std::fs::File::from(memfd()?);
     let chunk = random_bytes(CHUNK_BYTES.min(bytes.max(1)), seed);
     let mut left = bytes;
     while left > 0 {
@@ -171,6 +175,13 @@ pub(crate) fn sink(congestion: &str) -> Result<()> {
     }
 }
 
+/// Touches every byte, as a function that computes over its payload does at least.
+pub(crate) fn read_once(payload: &[u8]) {
+    let sum =
+        payload.chunks_exact(8).fold(0u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(word.try_into().unwrap_or_default())));
+    std::hint::black_box(sum);
+}
+
 /// Reads exactly `bytes` into a reused buffer.
 pub(crate) fn drain(stream: &mut impl Read, bytes: u64, buffer: &mut [u8]) -> Result<()> {
     let mut left = bytes;
@@ -185,7 +196,7 @@ pub(crate) fn drain(stream: &mut impl Read, bytes: u64, buffer: &mut [u8]) -> Re
 
 /// Reads exactly `bytes` into a fresh memfd, through a reused buffer.
 pub(crate) fn into_fresh_memfd(stream: &mut TcpStream, bytes: u64, buffer: &mut [u8]) -> Result<OwnedFd> {
-    let mut file = std::fs::File::from(memfd_create("zipline-bench", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    let mut file = std::fs::File::from(memfd()?);
     let mut left = bytes;
     while left > 0 {
         let now = usize::try_from(left)?.min(buffer.len());

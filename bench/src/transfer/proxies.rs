@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,11 +16,13 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use zipline_contract::{headers, limits};
+use zipline_contract::{doors, headers, limits};
+use zipline_core::pull::PeerPolicy;
 use zipline_sdk::{Client, Config, Endpoint, Payload, PayloadWriter, PutOptions, Reference};
-use zipline_testkit::{KeyRing, Keys, Proxy, ProxyOptions, Scratch};
+use zipline_testkit::{KeyRing, Keys, Loopback, Proxy, ProxyOptions, Scratch};
+use zipline_transfer::{Congestion, FetchOptions, Node, NodeConfig};
 
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::raw::{self, CHUNK_BYTES};
 
 /// The proxies of one run.
@@ -27,12 +30,15 @@ pub(crate) struct Proxies {
     producer: Client,
     consumer: Client,
     neighbour: Client,
+    /// A data plane in this process, whose reads end in its own reused blocks.
+    puller: Node,
     through: SendRequest<Empty<Bytes>>,
     chunk: Vec<u8>,
     /// Queue-proxies, by name, for what they cost.
     pub(crate) running: Vec<(&'static str, Proxy)>,
     _connections: JoinSet<hyper::Result<()>>,
-    _function: Process,
+    function: Process,
+    _loopback: Loopback,
     _scratch: Scratch,
 }
 
@@ -54,17 +60,21 @@ impl Proxies {
         let producer = options("producer").env("ZIPLINE_HANDOVER_DIR", handover.clone()).start(&scratch).await?;
         let neighbour = options("neighbour").env("ZIPLINE_HANDOVER_DIR", handover).start(&scratch).await?;
         let consumer = options("consumer").function(function_address.port()).start(&scratch).await?;
+        let loopback = Loopback::claim()?;
+        let puller = puller(&loopback, &keys, congestion).await?;
         let mut connections = JoinSet::new();
         let through = connect(consumer.request_address(), &mut connections).await?;
         Ok(Self {
             producer: client(&producer),
             consumer: client(&consumer),
             neighbour: client(&neighbour),
+            puller,
             through,
             chunk: raw::random_bytes(CHUNK_BYTES, 5),
             running: vec![("producer", producer), ("consumer", consumer), ("neighbour", neighbour)],
             _connections: connections,
-            _function: function,
+            function,
+            _loopback: loopback,
             _scratch: scratch,
         })
     }
@@ -94,6 +104,21 @@ impl Proxies {
         Ok(self.producer.release(reference).await?)
     }
 
+    /// Pulled over TCP, verified block by block in this process's reused blocks: seconds. The acknowledgement follows, as that of
+    /// a proxy does when its function has the payload.
+    pub(crate) async fn pull_to_buffer(&self, reference: &Reference, bytes: u64) -> Result<f64> {
+        let started = Instant::now();
+        let mut incoming = self.puller.fetch(reference.as_str(), FetchOptions::default()).await?;
+        let mut came = 0;
+        while let Some(block) = incoming.next_block().await? {
+            came += block.len() as u64;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        incoming.acknowledge().await?;
+        anyhow::ensure!(came == bytes, "{came} of {bytes} bytes came");
+        Ok(seconds)
+    }
+
     /// Pulled over TCP by the consumer's proxy into a fresh memfd, which its function gets: seconds.
     pub(crate) async fn pull_to_memfd(&self, reference: &Reference, bytes: u64) -> Result<f64> {
         timed_get(&self.consumer, reference, bytes, false).await
@@ -109,8 +134,23 @@ impl Proxies {
         let started = Instant::now();
         let reference = self.producer.put(self.filled(bytes)?, PutOptions::default()).await?;
         let payload = self.neighbour.get(&reference).await?;
-        read_once(&payload);
+        raw::read_once(&payload);
         Ok(started.elapsed().as_secs_f64())
+    }
+
+    /// The process id of the proxy of that name.
+    pub(crate) fn pid(&self, name: &str) -> Option<u32> {
+        self.running.iter().find(|(other, _)| *other == name).map(|(_, proxy)| proxy.process.pid())
+    }
+
+    /// Process ids of the proxies and the function.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.running.iter().map(|(_, proxy)| proxy.process.pid()).chain([self.function.id()])
+    }
+
+    /// Processor time that the proxies have used.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        self.running.iter().map(|(_, proxy)| process::cpu_seconds(proxy.process.pid())).sum()
     }
 
     /// A request with a reference through the consumer's proxy to a plain HTTP function: seconds until its answer.
@@ -132,18 +172,23 @@ async fn timed_get(client: &Client, reference: &Reference, bytes: u64, read: boo
     let started = Instant::now();
     let payload = client.get(reference).await?;
     if read {
-        read_once(&payload);
+        raw::read_once(&payload);
     }
     let seconds = started.elapsed().as_secs_f64();
     anyhow::ensure!(payload.len() as u64 == bytes, "{} of {bytes} bytes came", payload.len());
     Ok(seconds)
 }
 
-/// Touches every byte, as a function that computes over its payload does at least.
-fn read_once(payload: &[u8]) {
-    let sum =
-        payload.chunks_exact(8).fold(0u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(word.try_into().unwrap_or_default())));
-    std::hint::black_box(sum);
+/// The data plane of this process.
+async fn puller(loopback: &Loopback, keys: &KeyRing, congestion: &str) -> Result<Node> {
+    let ring = zipline_core::reference::KeyRing::parse(keys.document().to_string().as_bytes())?;
+    let peers = PeerPolicy::parse("127.0.0.0/8", None, doors::PULL)?;
+    let mut config = NodeConfig::new(loopback.port(doors::PULL), peers);
+    config.congestion = match congestion {
+        "system" => Congestion::System,
+        name => Congestion::Named(name.to_owned()),
+    };
+    Ok(Node::start(config, Arc::new(zipline_transfer::Keys::new(ring))).await?)
 }
 
 fn client(proxy: &Proxy) -> Client {
