@@ -34,9 +34,10 @@ fn main() -> ExitCode {
         tracing::warn!("{warning}");
     }
     let outcome = runtime(config.zipline.worker_threads).map_err(Into::into).and_then(|runtime| {
-        let outcome = runtime.block_on(run(Arc::clone(&config), telemetry));
+        // As a task: the future that blocks is woken through the event queue, twice a request, a task by a push.
+        let outcome = runtime.block_on(runtime.spawn(run(Arc::clone(&config), telemetry)));
         runtime.shutdown_background();
-        outcome
+        outcome.map_err(std::io::Error::from)?
     });
     match outcome {
         Ok(Ended::Drained(_)) => ExitCode::SUCCESS,

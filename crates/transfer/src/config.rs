@@ -29,6 +29,8 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 pub(crate) const RETURNS_MAX: usize = 64;
 /// Hand-over connections served at once; more are closed at once. Each may hold one descriptor.
 pub(crate) const HANDOVER_CONNECTIONS_MAX: usize = 1024;
+/// Hand-over connections that are kept without a lease, over all producers; the longest unused is closed for one more.
+pub(crate) const HANDOVER_KEPT_MAX: usize = 64;
 /// Room that a writer of unknown size takes at a time, at first; it doubles up to [`GROW_BYTES_MAX`].
 pub(crate) const GROW_BYTES_MIN: u64 = 256 * 1024;
 /// Room that a writer of unknown size takes at a time, at most.

@@ -258,6 +258,9 @@ impl Incoming {
                 taken = came.saturating_add(came.min(GROW_BYTES_MAX)).min(self.node.config().buffer_bytes).max(came);
                 room.grow(taken).await?;
             }
+            if self.is_whole() {
+                return Ok(Payload::new(landing.finish_with(block, heap_max).await?, Some(room)));
+            }
             let (appended, following) = tokio::join!(landing.append(block, heap_max), self.next_block());
             appended?;
             next = following?;

@@ -20,7 +20,7 @@ use crate::blocks::Blocks;
 use crate::config::{NodeConfig, RETURNS_MAX};
 use crate::counters::{Counted, Counters};
 use crate::error::TransferError;
-use crate::handover::{self, HandoverSocket};
+use crate::handover::{self, HandoverSocket, Kept};
 use crate::keys::Keys;
 use crate::ledger::Ledger;
 use crate::pull::pool::Pool;
@@ -59,6 +59,7 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     pub(crate) nonces: Mutex<NonceWindow>,
     pub(crate) pool: Pool,
+    pub(crate) handovers: Kept,
     pub(crate) blocks: Arc<Blocks>,
     /// Reads at once.
     pub(crate) pulls: Arc<Semaphore>,
@@ -132,6 +133,7 @@ impl Node {
             counters: Counters::default(),
             nonces: Mutex::default(),
             pool: Pool::default(),
+            handovers: Kept::default(),
             blocks: Arc::default(),
             pulls: Arc::new(Semaphore::new(config.pulls)),
             returns: Arc::new(Semaphore::new(RETURNS_MAX)),
@@ -144,7 +146,9 @@ impl Node {
         inner.spawn(ledger.run_timers());
         inner.spawn(serve::listen(Arc::clone(&inner), listener));
         let pooling = Arc::clone(&inner);
-        inner.spawn(async move { pooling.pool.run_expiry().await });
+        inner.spawn(async move {
+            tokio::join!(pooling.pool.run_expiry(), pooling.handovers.run_expiry());
+        });
         if let Some(listener) = handover_listener {
             inner.spawn(handover::listen(Arc::clone(&inner), listener));
         }

@@ -87,13 +87,26 @@ impl Landing {
         off_loop(length, move || memfd.write_all_at(&bytes, offset)).await
     }
 
+    /// Appends the last of it: a memfd is written and sealed in one go.
+    pub(crate) async fn finish_with(mut self, bytes: Bytes, heap_threshold_bytes: u64) -> io::Result<PayloadBytes> {
+        let Self::Memfd { memfd, written } = self else {
+            self.append(bytes, heap_threshold_bytes).await?;
+            return self.finish().await;
+        };
+        let size = written.saturating_add(bytes.len() as u64);
+        let work = move || {
+            memfd.write_all_at(&bytes, written)?;
+            memfd.seal_shared()
+        };
+        Ok(PayloadBytes::Memfd(Arc::new(off_loop(size, work).await?))) // Sealing looks at every page of `size`.
+    }
+
     /// All of it is there.
     pub(crate) async fn finish(self) -> io::Result<PayloadBytes> {
         match self {
             Self::Heap(heap) => Ok(PayloadBytes::Heap(heap.freeze())),
-            Self::Memfd { memfd, .. } => {
-                // Sealing looks at every page.
-                let sealed = off_loop(u64::MAX, move || memfd.seal_shared()).await?;
+            Self::Memfd { memfd, written } => {
+                let sealed = off_loop(written, move || memfd.seal_shared()).await?; // Sealing looks at every page.
                 Ok(PayloadBytes::Memfd(Arc::new(sealed)))
             }
         }

@@ -1,5 +1,9 @@
 //! Random ids and nonces, from the kernel's generator.
+//!
+//! A thread takes some in advance: a read needs two, a put three, and each would be a system call. None is used twice, and what
+//! was used is forgotten.
 
+use std::cell::RefCell;
 use std::io;
 
 use zipline_core::object::{Epoch, LeaseId, ObjectId};
@@ -7,10 +11,32 @@ use zipline_core::pull::Nonce;
 use zipline_core::reference::NONCE_BYTES;
 use zipline_core::trace::TraceContext;
 
+/// Bytes that a thread takes in advance: what the kernel gives without ever cutting it short.
+const AHEAD_BYTES: usize = 256;
+
+thread_local! {
+    static AHEAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 fn bytes<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes)
+    const { assert!(N <= AHEAD_BYTES) };
+    AHEAD.with_borrow_mut(|ahead| {
+        if ahead.len() < N {
+            ahead.resize(AHEAD_BYTES, 0);
+            if let Err(error) = getrandom::fill(ahead) {
+                ahead.clear();
+                return Err(io::Error::other(error));
+            }
+        }
+        let mut bytes = [0; N];
+        let rest = ahead.len() - N;
+        if let Some(end) = ahead.get_mut(rest..) {
+            bytes.copy_from_slice(end);
+            end.fill(0);
+        }
+        ahead.truncate(rest);
+        Ok(bytes)
+    })
 }
 
 pub(crate) fn epoch() -> io::Result<Epoch> {
@@ -41,4 +67,17 @@ pub(crate) fn span() -> io::Result<u64> {
 /// Begins a trace that is not recorded.
 pub(crate) fn trace() -> io::Result<TraceContext> {
     Ok(TraceContext { trace_id: u128::from_be_bytes(bytes()?).max(1), span_id: span()?, is_sampled: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_id_comes_twice() {
+        let drawn: HashSet<[u8; 16]> = (0..1000).map(|_| bytes().expect("randomness")).collect();
+        assert_eq!(drawn.len(), 1000);
+        assert!(!drawn.contains(&[0; 16]), "a forgotten one was given out");
+    }
 }

@@ -161,6 +161,12 @@ impl Stored {
         Ok(sum)
     }
 
+    /// Whether [`Stored::sum`] has the sum, or computes it without leaving the event loop.
+    pub(crate) fn sums_at_once(&self, bytes: &Range<u64>, size: Option<u64>) -> bool {
+        bytes.end - bytes.start < OFF_LOOP_BYTES as u64
+            || block_of(bytes, size).is_some_and(|block| self.kept_sum(block).is_some())
+    }
+
     /// Computes and keeps a sum that will be asked for next. An error is left for whoever asks.
     pub(crate) async fn prepare_sum(self: &Arc<Self>, bytes: Range<u64>, size: u64) {
         if block_of(&bytes, Some(size)).is_some() {

@@ -19,7 +19,7 @@ use zipline_core::pull::{AnswerHead, Authenticated, Mac, ObjectSize, PullMethod,
 
 use super::channel::{Answer, Channel, Request};
 use super::socket_path;
-use crate::config::{HANDOVER_CONNECTIONS_MAX, HEAD_TIME_MAX};
+use crate::config::{HANDOVER_CONNECTIONS_MAX, HEAD_TIME_MAX, SERVER_IDLE_MAX};
 use crate::node::Inner;
 use crate::pull::serve::head_of;
 use crate::span::{Work, WorkSpan};
@@ -104,12 +104,12 @@ impl Drop for Held<'_> {
 async fn serve(inner: &Arc<Inner>, stream: UnixStream) -> io::Result<()> {
     let channel = Channel::new(stream)?;
     let mut held: Option<Held<'_>> = None;
+    let mut idle_max = HEAD_TIME_MAX; // A connection shows what it is for before it may idle.
     loop {
-        if held.is_some() {
-            // As long as the consumer lives and uses the payload.
-            channel.readable().await?;
-        }
-        let Some((request, _)) = timeout(HEAD_TIME_MAX, channel.receive::<Request>()).await?? else { return Ok(()) };
+        // With a lease: as long as the consumer lives and uses the payload.
+        let silence_max = held.is_none().then_some(idle_max);
+        let Some((request, _)) = channel.receive::<Request>(silence_max).await? else { return Ok(()) };
+        idle_max = SERVER_IDLE_MAX;
         let asked = match read(inner, &request) {
             Ok(asked) => asked,
             Err(refused) => return send(&channel, &refused, None, None).await,
@@ -119,6 +119,9 @@ async fn serve(inner: &Arc<Inner>, stream: UnixStream) -> io::Result<()> {
         if asked.request.method != PullMethod::Handover {
             let said = inner.answer_control(&asked.request);
             send(&channel, &said, Some(sign(&said)), None).await?;
+            if asked.request.method == PullMethod::Acknowledge && said.error.is_none() {
+                held = None; // The connection may be kept for the next object.
+            }
             continue;
         }
         let trace = request.traceparent.as_deref().and_then(|text| text.parse().ok());

@@ -39,19 +39,23 @@ pub(crate) async fn take(
     wanted: &Wanted,
     trace: Option<TraceContext>,
 ) -> Result<Option<(HandoverLease, AnswerHead, Arc<Stored>)>, TransferError> {
-    let path = socket_path(directory, wanted.producer);
     let taking = async {
-        let stream = match UnixStream::connect(&path).await {
-            // No such file: another machine. Refused: its process died, as the pull will find out.
-            Err(error) => {
-                tracing::trace!(path = %path.display(), %error, "no hand-over");
-                return Ok(None);
+        loop {
+            let (channel, reused) = match inner.handovers.take(wanted.producer) {
+                Some(channel) => (channel, true),
+                None => match connect(&socket_path(directory, wanted.producer)).await? {
+                    Some(channel) => (channel, false),
+                    None => return Ok(None),
+                },
+            };
+            let lease = HandoverLease { channel, wanted: wanted.clone(), trace };
+            match lease.ask(inner, PullMethod::Handover).await {
+                // Closed meanwhile. Asking twice is no second attempt: the lease is the same.
+                Err(Failed::Io(_)) if reused => {}
+                Err(failed) => return Err(failed),
+                Ok((answer, head, descriptor)) => return Ok(Some((lease, answer, head, descriptor))),
             }
-            Ok(stream) => stream,
-        };
-        let lease = HandoverLease { channel: Channel::new(stream)?, wanted: wanted.clone(), trace };
-        let (answer, head, descriptor) = lease.ask(inner, PullMethod::Handover).await?;
-        Ok(Some((lease, answer, head, descriptor)))
+        }
     };
     let taken = match timeout(ANSWER_TIME_MAX, taking).await {
         Ok(Ok(taken)) => taken,
@@ -69,6 +73,7 @@ pub(crate) async fn take(
     };
     let Some((lease, answer, head, descriptor)) = taken else { return Ok(None) };
     if head.status != 200 {
+        inner.handovers.keep(wanted.producer, lease.channel); // There is no lease on it.
         return Ok(None);
     }
     let body = match (descriptor, answer.body) {
@@ -94,6 +99,18 @@ pub(crate) async fn take(
     Ok(Some((lease, head, stored)))
 }
 
+/// A connection to the producer's socket; `None` where there is none.
+async fn connect(path: &Path) -> Result<Option<Channel>, Failed> {
+    match UnixStream::connect(path).await {
+        Ok(stream) => Ok(Some(Channel::new(stream)?)),
+        // No such file: another machine. Refused: its process died, as the pull will find out.
+        Err(error) => {
+            tracing::trace!(path = %path.display(), %error, "no hand-over");
+            Ok(None)
+        }
+    }
+}
+
 fn decode(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok().filter(|bytes| bytes.len() <= MESSAGE_INLINE_BYTES_MAX)
 }
@@ -114,8 +131,12 @@ impl HandoverLease {
     /// Counts the read as a retrieval.
     pub(crate) async fn acknowledge(self, inner: &Inner) -> Result<(), TransferError> {
         let peer = self.wanted.producer;
-        match timeout(ANSWER_TIME_MAX, self.ask(inner, PullMethod::Acknowledge)).await {
-            Ok(Ok(_)) => Ok(()),
+        let asked = timeout(ANSWER_TIME_MAX, self.ask(inner, PullMethod::Acknowledge)).await;
+        match asked {
+            Ok(Ok(_)) => {
+                inner.handovers.keep(peer, self.channel);
+                Ok(())
+            }
             Ok(Err(Failed::Pull(error))) => Err(TransferError::pull(peer)(error)),
             Ok(Err(Failed::Transfer(error))) => Err(error),
             Ok(Err(Failed::Io(source))) => Err(TransferError::Unanswered { peer, source }),
@@ -131,7 +152,7 @@ impl HandoverLease {
         let traceparent = self.trace.map(|trace| trace.to_string());
         let message = Request { method: method.verb().to_owned(), path: request.path(), headers, traceparent };
         self.channel.send(&message, None).await?;
-        let answered = self.channel.receive::<Answer>().await?;
+        let answered = self.channel.receive::<Answer>(None).await?;
         let (answer, descriptor) = answered.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?;
         let fields = answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let (head, signed) = AnswerHead::read(answer.status, fields).map_err(|error| Failed::Pull(error.into()))?;

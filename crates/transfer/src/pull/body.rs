@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use zipline_contract::limits::{BLOCK_BYTES, RECORD_HEAD_BYTES};
+use zipline_contract::limits::BLOCK_BYTES;
 use zipline_core::object::{LeaseId, ObjectId};
 use zipline_core::pull::{Planned, RecordChain, RecordHead, RecordPlan, Span, Written};
 use zipline_sys::sendfile::{SENDFILE_BYTES_MAX, send_more, sendfile};
@@ -32,6 +32,9 @@ pub(crate) struct Sender<'a> {
     pub(crate) stored: Arc<Stored>,
     pub(crate) lease: LeaseId,
     pub(crate) chain: RecordChain,
+    /// The answer's head, and then each record's: leaves with the payload behind it, so that it wakes the reader once. It goes
+    /// ahead only where the payload is not at hand.
+    pub(crate) unsent: Vec<u8>,
 }
 
 /// How a body ended.
@@ -63,8 +66,8 @@ impl Sender<'_> {
             };
             let Next::Record { bytes, last, size } = next else {
                 // Where the socket is full, the closed connection has to say it.
-                let aborted = self.chain.seal(&RecordHead::aborted(self.stored.sum_kind));
-                return self.stream.try_write(&aborted).map_or(Ok(Sent::Stopped), |_| Ok(Sent::Stopped));
+                self.unsent.extend_from_slice(&self.chain.seal(&RecordHead::aborted(self.stored.sum_kind)));
+                return self.stream.try_write(&self.unsent).map_or(Ok(Sent::Stopped), |_| Ok(Sent::Stopped));
             };
             let length = bytes.end - bytes.start;
             let whole = tokio::select! {
@@ -93,6 +96,7 @@ impl Sender<'_> {
                     return Ok(Next::Record { bytes: offset..offset + u64::from(length), last, size });
                 }
                 Planned::Wait { .. } => {
+                    self.go_ahead().await?;
                     let beat = HEARTBEAT.min(self.inner.config.lease / 3);
                     if let Ok(changed) = tokio::time::timeout(beat, progress.changed()).await {
                         changed.map_err(io::Error::other)?;
@@ -116,9 +120,13 @@ impl Sender<'_> {
         scratch: &mut Vec<u8>,
     ) -> io::Result<()> {
         let length = bytes.end - bytes.start;
+        if !self.stored.sums_at_once(&bytes, size) {
+            self.go_ahead().await?;
+        }
         let sum = self.stored.sum(bytes.clone(), size).await?;
         let short = u32::try_from(length).map_err(io::Error::other)?;
-        let head = self.chain.seal(&RecordHead::bytes(short, last, self.stored.sum_kind, sum));
+        self.unsent.extend_from_slice(&self.chain.seal(&RecordHead::bytes(short, last, self.stored.sum_kind, sum)));
+        let head = std::mem::take(&mut self.unsent);
         let stored = Arc::clone(&self.stored);
         let ahead = prepare(&stored, plan.clone(), size);
         let sending = self.payload(&head, bytes, scratch);
@@ -126,12 +134,7 @@ impl Sender<'_> {
         sent
     }
 
-    async fn payload(
-        &self,
-        head: &[u8; RECORD_HEAD_BYTES],
-        bytes: std::ops::Range<u64>,
-        scratch: &mut Vec<u8>,
-    ) -> io::Result<()> {
+    async fn payload(&self, head: &[u8], bytes: std::ops::Range<u64>, scratch: &mut Vec<u8>) -> io::Result<()> {
         let mut pace = Pace::new(self.inner.config.lease);
         let mut sent = |count: usize| {
             self.inner.counters.bytes_sent.fetch_add(count as u64, Ordering::Relaxed);
@@ -162,6 +165,12 @@ impl Sender<'_> {
         }
         self.progressed();
         Ok(())
+    }
+
+    /// Sends the heads that wait for their payload.
+    async fn go_ahead(&mut self) -> io::Result<()> {
+        let unsent = std::mem::take(&mut self.unsent);
+        write_all(self.stream, &unsent, &[], |_| ()).await
     }
 
     fn progressed(&self) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Buf, Bytes};
+use tokio::io::AsyncReadExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
 use zipline_contract::limits::RECORD_HEAD_BYTES;
@@ -176,12 +177,9 @@ impl TcpRead {
             connection.inbox.copy_to_slice(space.get_mut(..buffered).unwrap_or_default());
             return Ok(buffered);
         }
-        loop {
-            match connection.stream.try_read(space) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.stream.readable().await?,
-                read => return read,
-            }
+        match connection.stream.read(space).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            read => Ok(read),
         }
     }
 
@@ -191,11 +189,9 @@ impl TcpRead {
         let mut space = [0; RECORD_HEAD_BYTES];
         while connection.inbox.len() < RECORD_HEAD_BYTES {
             let missing = RECORD_HEAD_BYTES - connection.inbox.len();
-            match connection.stream.try_read(space.get_mut(..missing).unwrap_or_default()) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => connection.inbox.extend_from_slice(space.get(..read).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.stream.readable().await?,
-                Err(error) => return Err(error),
+            match connection.stream.read(space.get_mut(..missing).unwrap_or_default()).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => connection.inbox.extend_from_slice(space.get(..read).unwrap_or_default()),
             }
         }
         connection.inbox.copy_to_slice(&mut space);

@@ -101,10 +101,9 @@ async fn serve(inner: &Arc<Inner>, mut stream: TcpStream, peer: SocketAddr) -> i
 /// The next head: it may be waited for, but once it has begun it must come whole.
 async fn head(stream: &mut TcpStream, inbox: &mut BytesMut, idle_max: Duration) -> io::Result<Option<usize>> {
     if inbox.is_empty() {
-        // Looks for the byte itself: readiness stays set after a request that was read to its last byte.
-        match timeout(idle_max, stream.peek(&mut [0])).await {
-            Ok(looked) => looked.map(|_| ())?,
-            Err(_) => return Ok(None),
+        match timeout(idle_max, wire::read_some(stream, inbox)).await {
+            Ok(Ok(0)) | Err(_) => return Ok(None),
+            Ok(began) => began.map(drop)?,
         }
     }
     timeout_at(Instant::now() + HEAD_TIME_MAX, wire::read_head(stream, inbox)).await?
@@ -230,13 +229,7 @@ async fn read(
     span.of(&stored);
     span.waited();
     let text = wire::answer_text(&head, Some(&mac), true);
-    let told = tokio::select! {
-        biased;
-        _ = watch.cut() => return Ok(After::Close),
-        told = write_all(stream, text.as_bytes(), &[], |_| ()) => told,
-    };
-    told?;
-    let sender = Sender { inner, stream, stored, lease, chain: RecordChain::new(key, mac) };
+    let sender = Sender { inner, stream, stored, lease, chain: RecordChain::new(key, mac), unsent: text.into_bytes() };
     // A reader that is gone leaves its lease: it may come back over another connection before that lapses.
     match sender.send(bytes, &mut watch, &mut span).await? {
         Sent::Whole => {

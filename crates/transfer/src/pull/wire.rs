@@ -25,15 +25,20 @@ pub(crate) async fn read_head(stream: &mut TcpStream, inbox: &mut BytesMut) -> i
             return Ok(Some(end));
         }
         searched = inbox.len();
-        let left = PULL_HEAD_BYTES_MAX.saturating_sub(inbox.len());
-        if left == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the head is longer than any of the protocol"));
-        }
-        inbox.reserve(left);
-        if stream.read_buf(&mut (&mut *inbox).limit(left)).await? == 0 {
+        if read_some(stream, inbox).await? == 0 {
             return if inbox.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
         }
     }
+}
+
+/// Reads what has come into `inbox`, up to the longest head; 0 when the peer has closed. Cancel-safe.
+pub(crate) async fn read_some(stream: &mut TcpStream, inbox: &mut BytesMut) -> io::Result<usize> {
+    let left = PULL_HEAD_BYTES_MAX.saturating_sub(inbox.len());
+    if left == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the head is longer than any of the protocol"));
+    }
+    inbox.reserve(left);
+    stream.read_buf(&mut (&mut *inbox).limit(left)).await
 }
 
 /// Where the empty line ends; bytes before `searched` hold no whole one.
