@@ -1,12 +1,21 @@
-//! The functions that stand behind a proxy while it is measured: plain HTTP/1.1, one thread a connection, nothing of Zipline.
+//! The functions that stand behind a proxy while it is measured: nothing of Zipline, and small enough that what is measured in
+//! front of them is not the function.
 //!
-//! A body of known length is read into a reused buffer and answered `200` with an empty body. Small enough that what is
-//! measured in front of it is not the function.
+//! Plain HTTP/1.1 with one thread a connection: a body of known length is read into a reused buffer and answered `200` with an
+//! empty body. HTTP/2 with prior knowledge: the same, and a gRPC call gets one message and its status.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::task::JoinSet;
 
 use crate::raw::{self, CHUNK_BYTES};
 
@@ -58,4 +67,35 @@ fn connection(stream: TcpStream) -> Result<()> {
         raw::drain(&mut reader, length, &mut buffer)?;
         writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
     }
+}
+
+/// Serves HTTP/2 with prior knowledge on any port, printing the address.
+pub(crate) async fn serve_http2() -> Result<()> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_ended) = connections.join_next() => {} // An end by the client's cut is no error here.
+            accepted = listener.accept() => {
+                let (stream, _) = accepted?;
+                stream.set_nodelay(true)?;
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                connections.spawn(server.serve_connection(TokioIo::new(stream), service_fn(answer)));
+            }
+        }
+    }
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, std::convert::Infallible>>> {
+    const GRPC: &str = "application/grpc";
+    let is_grpc = request.headers().get(http::header::CONTENT_TYPE).is_some_and(|kind| kind == GRPC);
+    request.into_body().collect().await?; // Small: the bench sends nothing large this way.
+    if !is_grpc {
+        return Ok(Response::new(Empty::new().boxed()));
+    }
+    let trailers =
+        async { Some(Ok(HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]))) };
+    let body = Full::new(crate::proxy::grpc_message()).with_trailers(trailers).boxed();
+    Ok(Response::builder().header(http::header::CONTENT_TYPE, GRPC).body(body)?)
 }

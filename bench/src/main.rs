@@ -83,11 +83,26 @@ struct Common {
 
 #[derive(Subcommand)]
 enum Raw {
-    Sender { bytes_max: usize, congestion: String },
-    Relay { sender: SocketAddr, sink: SocketAddr, congestion: String },
-    Sink { congestion: String },
+    Sender {
+        bytes_max: usize,
+        congestion: String,
+    },
+    Relay {
+        sender: SocketAddr,
+        sink: SocketAddr,
+        congestion: String,
+    },
+    Sink {
+        congestion: String,
+    },
     Function,
-    ReverseProxy { function: SocketAddr },
+    #[command(name = "function-http2")]
+    FunctionHttp2,
+    ReverseProxy {
+        function: SocketAddr,
+        #[arg(action = clap::ArgAction::Set)]
+        is_http2: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -141,6 +156,7 @@ fn raw_role(role: Raw) -> Result<()> {
         Raw::Relay { sender, sink, congestion } => raw::relay(sender, sink, &congestion),
         Raw::Sink { congestion } => raw::sink(&congestion),
         Raw::Function => function::serve(0),
-        Raw::ReverseProxy { function } => runtime()?.block_on(proxy::serve_reverse_proxy(function)),
+        Raw::FunctionHttp2 => runtime()?.block_on(function::serve_http2()),
+        Raw::ReverseProxy { function, is_http2 } => runtime()?.block_on(proxy::serve_reverse_proxy(function, is_http2)),
     }
 }

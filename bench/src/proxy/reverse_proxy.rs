@@ -14,13 +14,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// Forwards everything to `function`, printing its own address.
-pub(crate) async fn serve(function: SocketAddr) -> Result<()> {
+/// Forwards everything to `function`, by HTTP/2 with prior knowledge on both sides or by HTTP/1.1, printing its own address.
+pub(crate) async fn serve(function: SocketAddr, is_http2: bool) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    let client: Client<_, Incoming> = Client::builder(TokioExecutor::new()).build(connector);
+    let client: Client<_, Incoming> = Client::builder(TokioExecutor::new()).http2_only(is_http2).build(connector);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -30,7 +30,14 @@ pub(crate) async fn serve(function: SocketAddr) -> Result<()> {
                 stream.set_nodelay(true)?;
                 let client = client.clone();
                 let service = service_fn(move |request| forward(client.clone(), function, request));
-                connections.spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                let io = TokioIo::new(stream);
+                connections.spawn(async move {
+                    if is_http2 {
+                        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+                    } else {
+                        hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
+                    }
+                });
             }
         }
     }
