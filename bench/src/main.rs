@@ -13,8 +13,10 @@ mod peak;
 mod process;
 mod proxy;
 mod raw;
+mod s3_delay;
 mod setup;
 mod stats;
+mod stores;
 mod transfer;
 
 use std::net::SocketAddr;
@@ -54,6 +56,21 @@ enum Bench {
         #[arg(long)]
         check: bool,
         /// One JSON document on standard output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a real Redis and a real S3 server until Ctrl-C, and print the variables that lead SDKs to them.
+    Stores {
+        /// Make S3 as slow as it is in its region, by published figures
+        #[arg(long, value_enum, value_name = "SERVICE")]
+        s3_delay: Option<s3_delay::Service>,
+        /// Multiply each of these delays
+        #[arg(long, default_value_t = 1.0, requires = "s3_delay")]
+        delay_factor: f64,
+        /// Seed of the delays
+        #[arg(long, default_value_t = 42, requires = "s3_delay")]
+        seed: u64,
+        /// One JSON document on standard output: the variables by store.
         #[arg(long)]
         json: bool,
     },
@@ -103,6 +120,12 @@ enum Raw {
         #[arg(action = clap::ArgAction::Set)]
         is_http2: bool,
     },
+    S3Delay {
+        server: SocketAddr,
+        service: s3_delay::Service,
+        factor: f64,
+        seed: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -119,6 +142,9 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.bench {
         Bench::Raw(role) => raw_role(role),
         Bench::Setup { check, json } => setup::run(check, json),
+        Bench::Stores { s3_delay, delay_factor, seed, json } => {
+            runtime()?.block_on(stores::run(s3_delay.map(|service| (service, delay_factor, seed)), json))
+        }
         Bench::Transfer { common, only, sizes } => runtime()?.block_on(async {
             let (seed, congestion) = (common.seed, common.congestion.clone());
             let options = transfer::Options { quick: common.quick, seed, congestion, only, sizes };
@@ -158,5 +184,6 @@ fn raw_role(role: Raw) -> Result<()> {
         Raw::Function => function::serve(0),
         Raw::FunctionHttp2 => runtime()?.block_on(function::serve_http2()),
         Raw::ReverseProxy { function, is_http2 } => runtime()?.block_on(proxy::serve_reverse_proxy(function, is_http2)),
+        Raw::S3Delay { server, service, factor, seed } => runtime()?.block_on(s3_delay::serve(server, service, factor, seed)),
     }
 }

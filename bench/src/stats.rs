@@ -74,6 +74,11 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 
+    /// A number from 0 up to but not 1.
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     /// A number below `bound` (1 or more); the bias of the modulus is below 2^-40 for any number of samples here.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize

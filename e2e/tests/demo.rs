@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use zipline_testkit::{Program, Scratch, wait};
+use zipline_servers::{Server, install};
+use zipline_testkit::{Program, Scratch, skip, wait};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Documents of the tests' own text, and bytes of each, about.
@@ -81,7 +82,7 @@ fn number(value: &Value, member: &str) -> Result<u64> {
     value[member].as_u64().with_context(|| format!("`{member}` is {}", value[member]))
 }
 
-/// What holds of a run by either method.
+/// What holds of a run by any method.
 fn check_run(run: &Value, method: &str) -> Result<()> {
     ensure!(run["verified"] == true && run["transfer"] == method, "{run}");
     let edges = run["edges"].as_array().context("edges")?;
@@ -99,7 +100,9 @@ fn check_run(run: &Value, method: &str) -> Result<()> {
     let (requests, passed) = (number(run, "requests")?, number(run, "activator_payload_bytes")?);
     ensure!(requests >= 11, "{requests} requests");
     match method {
-        "zipline" => ensure!(passed <= 2048 * requests, "{passed} bytes passed the activator in {requests} requests"),
+        "zipline" | "s3" | "redis" => {
+            ensure!(passed <= 2048 * requests, "{passed} bytes passed the activator in {requests} requests")
+        }
         _ => ensure!(passed >= shuffled, "{passed} bytes passed the activator, {shuffled} were shuffled"),
     }
     for phase in run["phases"].as_array().context("phases")? {
@@ -109,16 +112,22 @@ fn check_run(run: &Value, method: &str) -> Result<()> {
     Ok(())
 }
 
+/// Every run of a comparison: both methods without a store, and those whose server is there.
+fn check_runs(methods: &Value) -> Result<()> {
+    let methods = methods.as_object().context("methods")?;
+    ensure!(methods.contains_key("zipline") && methods.contains_key("inline"), "{:?}", methods.keys());
+    methods.iter().try_for_each(|(method, run)| check_run(run, method))
+}
+
 #[tokio::test]
-async fn both_methods_come_to_the_answer_that_tr_sort_and_uniq_come_to() -> Result<()> {
+async fn all_methods_come_to_the_answer_that_tr_sort_and_uniq_come_to() -> Result<()> {
     let scratch = Scratch::new()?;
     let folder = texts(&scratch)?;
     let output = scratch.join("result");
     let (folder, output_text) = (folder.to_string_lossy().into_owned(), output.to_string_lossy().into_owned());
     let (document, code) = demo(&scratch, &["--compare", "--input", &folder, "--output", &output_text]).await?;
     ensure!(code == Some(0) && document["verified"] == true && document["schema"] == 1, "{code:?}: {document}");
-    check_run(&document["methods"]["zipline"], "zipline")?;
-    check_run(&document["methods"]["inline"], "inline")?;
+    check_runs(&document["methods"])?;
     ensure!(number(&document["input"], "documents")? == DOCUMENTS as u64 + 1);
 
     let words = std::fs::read_to_string(output.join("words.txt"))?;
@@ -141,13 +150,12 @@ async fn both_methods_come_to_the_answer_that_tr_sort_and_uniq_come_to() -> Resu
 }
 
 #[tokio::test]
-async fn python_mappers_and_reducers_come_to_the_same_answer_by_either_method() -> Result<()> {
+async fn python_mappers_and_reducers_come_to_the_same_answer_by_every_method() -> Result<()> {
     let scratch = Scratch::new()?;
     let folder = texts(&scratch)?.to_string_lossy().into_owned();
     let (document, code) = demo(&scratch, &["--compare", "--lang", "python", "--input", &folder]).await?;
     ensure!(code == Some(0) && document["verified"] == true && document["lang"] == "python", "{code:?}: {document}");
-    check_run(&document["methods"]["zipline"], "zipline")?;
-    check_run(&document["methods"]["inline"], "inline")?;
+    check_runs(&document["methods"])?;
     Ok(())
 }
 
@@ -193,4 +201,41 @@ async fn a_folder_that_is_not_there_is_named_in_the_one_document() -> Result<()>
     let message = document["error"]["message"].as_str().unwrap_or_default();
     ensure!(code == Some(6) && message.contains("/nonexistent/texts"), "{code:?}: {document}");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_store_in_the_payloads_way_gives_the_same_answer() -> Result<()> {
+    for (method, server) in [("s3", Server::S3), ("redis", Server::Redis)] {
+        let installed = tokio::task::spawn_blocking(move || install(server, &mut |step| eprintln!("{step}"))).await?;
+        if let Err(error) = installed {
+            skip(&format!("a_store_in_the_payloads_way_gives_the_same_answer ({method})"), &error.to_string());
+            continue;
+        }
+        let scratch = Scratch::new()?;
+        let folder = texts(&scratch)?.to_string_lossy().into_owned();
+        let (document, code) = demo(&scratch, &["--transfer", method, "--input", &folder]).await?;
+        ensure!(code == Some(0), "{code:?}: {document}");
+        check_run(&document, method)?;
+        let servers = of_server(scratch.path())?;
+        ensure!(servers.is_none(), "the demo left {servers:?} behind");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_is_not_installed_is_named_with_the_way_out() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let program = Program::built("zipline")?.args(["demo", "--transfer", "redis", "--json"]).env("TMPDIR", scratch.path());
+    let ended = program.env("PATH", "/nonexistent").run(&scratch, LIMIT).await?;
+    let document: Value = serde_json::from_str(&ended.stdout()).with_context(|| ended.tail())?;
+    ensure!(document["error"]["name"] == "server-missing" && ended.code() == Some(6), "{document}");
+    let hint = document["error"]["hint"].as_str().unwrap_or_default();
+    ensure!(hint.contains("zipline bench setup"), "{document}");
+    Ok(())
+}
+
+/// A server's temporary folder in `folder`.
+fn of_server(folder: &Path) -> Result<Option<PathBuf>> {
+    let mut entries = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    Ok(entries.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("zipline-server"))))
 }

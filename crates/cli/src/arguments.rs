@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, cluster, demo, instance, invoke, object, service, up};
+use crate::commands::{bench, cluster, cost, demo, instance, invoke, object, service, up};
 
 /// Direct memory-to-memory payload transfer for serverless functions
 #[derive(Debug, Parser)]
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Status(cluster::Cluster),
     /// Give a cluster's namespace a new key
     RotateKeys(cluster::Cluster),
+    /// Price what a workflow did, by every transfer method, from a JSON of its operations or a bench's raw file
+    Cost(cost::Cost),
     /// Print versions
     Version,
 }

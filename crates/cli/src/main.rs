@@ -72,6 +72,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<Outcome, Failure> {
         Command::Uninstall(cluster) => commands::cluster::run("uninstall", cluster, output),
         Command::Status(cluster) => commands::cluster::run("status", cluster, output),
         Command::RotateKeys(cluster) => commands::cluster::run("rotate-keys", cluster, output),
+        Command::Cost(cost) => commands::cost::run(&cost, output),
         Command::Version => commands::version::run(output),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use zipline_sdk::{Client, Config, Endpoint, Transfer};
+use zipline_sdk::{Client, Config, Endpoint, Stores, Transfer};
 
 use crate::control::Control;
 use crate::failure::{Exit, Failure};
@@ -35,7 +35,8 @@ impl Running {
             return Err(Failure::new(Exit::NotRunning, "not-running", message)
                 .hint("start one with `zipline up`, or name its state directory with --state or ZIPLINE_STATE"));
         }
-        Ok(Client::new(Config::new(Endpoint::Unix(socket))))
+        let stores = Stores::from_variables(|name| std::env::var(name).ok())?;
+        Ok(Client::new(Config { stores, ..Config::new(Endpoint::Unix(socket)) }))
     }
 
     /// As [`client`](Self::client), with the transfer method that the platform is set to.
@@ -43,5 +44,11 @@ impl Running {
         let client = self.client()?;
         let transfer = Transfer::from_name(&client.proxy().await?.transfer)?;
         Ok(Client::new(Config { transfer, ..client.config().clone() }))
+    }
+
+    /// As [`calling_client`](Self::calling_client), with these stores in place of those of the environment.
+    pub(crate) async fn client_of(&self, stores: Stores) -> Result<Client, Failure> {
+        let client = self.calling_client().await?;
+        Ok(Client::new(Config { stores, ..client.config().clone() }))
     }
 }

@@ -56,5 +56,17 @@ pub const EGRESS_CONNECTIONS_MAX: usize = 1024;
 pub const PEERS_KNOWN_MAX: usize = 4096;
 /// How long a service is remembered to have a queue-proxy of ours, in milliseconds.
 pub const PEER_KNOWN_MS: u64 = 60_000;
+/// Random bytes in a store's key.
+pub const STORE_KEY_RANDOM_BYTES: usize = 16;
+/// Bytes above which an object goes into S3, and comes out of it, in parts of this size.
+pub const STORE_PART_BYTES: usize = 16 * 1024 * 1024;
+/// Parts of one object under way at once.
+pub const STORE_PARTS_PARALLEL: usize = 8;
+/// Connections of one client to Redis; further operations wait in order.
+pub const STORE_CONNECTIONS_MAX: usize = 32;
+/// Bytes of a value in Redis, content type included: its own limit (`proto-max-bulk-len`).
+pub const STORE_REDIS_VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Objects of one client that are still to be freed in a store; beyond it the oldest are left to their expiry.
+pub const STORE_FREES_PENDING_MAX: usize = 100_000;
 
 const _: () = assert!(MESSAGE_INLINE_BYTES_MAX.div_ceil(3) * 4 < MESSAGE_BYTES_MAX, "an inline payload fits its message");

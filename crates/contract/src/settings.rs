@@ -93,9 +93,14 @@ settings! {
     REDIS_URL Text "" None, "For functions under `redis`: `redis://[[USER]:PASSWORD@]HOST:PORT[/DATABASE]`; payloads lie in keys `zipline:KEY`";
     STORE_TIMEOUT_SECONDS Seconds "60" Some((0.1, 3600.0)), "For functions under `s3` and `redis`: limit over one operation of the store, its retries included";
     STORE_RETRIES Count "6" Some((0.0, 100.0)), "For functions under `s3` and `redis`: how often an operation is tried again that the store refused for now (503, throttling) or that could not reach it";
-    STORE_INLINE_BYTES Bytes "0" Some((0.0, GIB)), "For functions under `s3` and `redis`: a call's payload below it travels inside the request; 0: only an empty one does";
+    STORE_INLINE_BYTES Bytes "32KiB" Some((0.0, GIB)), "For functions under `s3` and `redis`: a call's payload below it travels inside the request; 0: only an empty one does. What is put goes into the store, whatever its size";
+    STORE_COUNTERS Text "" None, "For functions under `s3` and `redis`: a folder in which each client keeps a JSON file of the operations and bytes it has had; empty: none";
     EGRESS_URL Text "" None, "For functions: base URL of the egress; `/v1/invoke/NAME` follows";
 }
+
+/// Those that say where functions find the stores of `s3` and `redis`, and how. A platform hands them on to functions.
+pub const OF_STORES: [Setting; 8] =
+    [S3_ENDPOINT, S3_BUCKET, S3_REGION, REDIS_URL, STORE_TIMEOUT_SECONDS, STORE_RETRIES, STORE_INLINE_BYTES, STORE_COUNTERS];
 
 #[cfg(test)]
 mod tests {

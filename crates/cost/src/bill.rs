@@ -12,6 +12,8 @@ const MONTH_SECONDS: f64 = 2_592_000.0;
 const GB: f64 = 1e9;
 /// Bytes of a GiB, as cache nodes are sized.
 const GIB: f64 = 1_073_741_824.0;
+/// Seconds of an hour.
+const HOUR_SECONDS: f64 = 3600.0;
 /// Hours of the month that S3 Express is priced by.
 const MONTH_HOURS: f64 = 720.0;
 
@@ -98,6 +100,31 @@ const SERVERLESS: [(&str, &str, &str, f64); 2] = [
     ("elasticache_serverless_valkey", "serverless_valkey_gb_hour", "serverless_valkey_ecpu", 0.1),
 ];
 
+impl Bill {
+    /// The mean of several requests' bills under the same prices; `None` of none.
+    pub fn mean(bills: &[Self]) -> Option<Self> {
+        let mut mean = bills.first()?.clone();
+        let of = |value: &dyn Fn(&Self) -> f64| bills.iter().map(value).sum::<f64>() / bills.len() as f64;
+        for (name, line) in &mut mean.methods {
+            let part = |part: fn(&Line) -> f64| of(&|bill| bill.methods.get(name).map_or(0.0, part));
+            *line = Line::of(part(|l| l.requests_usd), part(|l| l.storage_usd), part(|l| l.compute_usd), part(|l| l.hold_usd));
+        }
+        mean.hold.c_held_bytes_usd = of(&|bill| bill.hold.c_held_bytes_usd);
+        for (gb, cost) in &mut mean.hold.b_whole_memory_usd {
+            *cost = of(&|bill| bill.hold.b_whole_memory_usd.get(gb).copied().unwrap_or(0.0));
+        }
+        for (gb, cost) in &mut mean.compute_by_function_gb {
+            *cost = of(&|bill| bill.compute_by_function_gb.get(gb).copied().unwrap_or(0.0));
+        }
+        for (curve_at, curve) in mean.curves.iter_mut().enumerate() {
+            for (point_at, point) in curve.points.iter_mut().enumerate() {
+                point.total_usd = of(&|bill| bill.curves[curve_at].points[point_at].total_usd);
+            }
+        }
+        Some(mean)
+    }
+}
+
 /// Prices one workflow request under every method.
 pub fn bill(operations: &Operations, prices: &Prices) -> Bill {
     let compute = compute(operations, prices, None);
@@ -165,19 +192,21 @@ fn s3_express(operations: &Operations, prices: &Prices, compute: f64) -> Line {
         + operations.gets * prices.of("express_get")
         + operations.bytes / GB * prices.of("express_upload_gb")
         + operations.bytes_read() / GB * prices.of("express_retrieval_gb");
-    let gb_hours = operations.bytes / GB * operations.stored_seconds / 3600.0;
+    let gb_hours = operations.bytes / GB * operations.stored_seconds / HOUR_SECONDS;
     Line::of(requests, gb_hours * prices.of("express_gb_month") / MONTH_HOURS, compute, 0.0)
 }
 
-/// A started hour of as many nodes as one request's bytes need, shared by the requests of that hour.
+/// Started hours of as many nodes as the bytes need that lie there at once, shared by the requests of those hours: the
+/// number of hours cancels out.
 fn node(operations: &Operations, prices: &Prices, item: &'static str, gib: f64, requests_per_hour: f64, compute: f64) -> Line {
-    let nodes = (operations.bytes / GIB / gib).ceil().max(1.0);
+    let at_once = (operations.stored_seconds / HOUR_SECONDS * requests_per_hour).max(1.0);
+    let nodes = (operations.bytes * at_once / GIB / gib).ceil().max(1.0);
     Line::of(0.0, prices.of(item) * nodes / requests_per_hour, compute, 0.0)
 }
 
 fn serverless(operations: &Operations, (gb_hour, ecpu): (f64, f64), gb_min: f64, requests_per_hour: f64, compute: f64) -> Line {
     let kilobytes = (operations.bytes + operations.bytes_read()) / 1000.0;
-    let held_gb = (operations.bytes / GB * operations.stored_seconds / 3600.0 * requests_per_hour).max(gb_min);
+    let held_gb = (operations.bytes / GB * operations.stored_seconds / HOUR_SECONDS * requests_per_hour).max(gb_min);
     Line::of(kilobytes * ecpu, held_gb * gb_hour / requests_per_hour, compute, 0.0)
 }
 
@@ -253,6 +282,36 @@ mod tests {
     fn a_started_millisecond_is_paid_whole_and_a_whole_one_once() {
         assert_eq!(billed_seconds(&Run { gb: 1.0, seconds: 0.1 }), 0.1);
         assert_eq!(billed_seconds(&Run { gb: 1.0, seconds: 0.1001 }), 0.101);
+    }
+
+    #[test]
+    fn a_serverless_cache_is_paid_by_the_kilobyte_and_by_the_gigabyte_hour() {
+        let bill = priced(&Operations { bytes: 1e6, stored_seconds: 3600.0, ..Operations::default() });
+        // 2,000 KB moved, and the least that is charged: 1 GB for an hour.
+        near(bill.methods["elasticache_serverless_redis"].requests_usd, 2000.0 * 0.0034e-6, 1e-9);
+        near(bill.methods["elasticache_serverless_redis"].storage_usd, 0.125, 1e-9);
+        near(bill.methods["elasticache_serverless_valkey"].storage_usd, 0.0084, 1e-9);
+    }
+
+    #[test]
+    fn a_node_that_is_too_small_is_paid_as_often_as_it_is_needed() {
+        let one = Operations { puts: 1.0, gets: 1.0, bytes: 1.0e9, stored_seconds: 0.36, ..Operations::default() };
+        let bill = priced(&one);
+        let micro = bill.curves.iter().find(|curve| curve.name == "elasticache_t3_micro").expect("micro nodes are priced");
+        near(micro.points[0].total_usd, 2.0 * 0.017, 1e-9);
+        // At 10,000 requests an hour, each for 0.36 s, one gigabyte lies there at a time: still two nodes.
+        near(micro.points[4].total_usd, 2.0 * 0.017 / 10_000.0, 1e-9);
+        let longer = priced(&Operations { stored_seconds: 3.6, ..one });
+        near(longer.curves[0].points[4].total_usd, 19.0 * 0.017 / 10_000.0, 1e-9);
+    }
+
+    #[test]
+    fn the_mean_of_bills_is_the_mean_of_their_parts() {
+        let bills = [1.0, 3.0].map(|puts| priced(&Operations { puts, gets: puts, ..Operations::default() }));
+        let mean = Bill::mean(&bills).expect("of two");
+        near(mean.methods["s3_standard"].requests_usd, 2.0 * 5.4e-6, 1e-9);
+        near(mean.methods["s3_standard"].total_usd, 2.0 * 5.4e-6, 1e-9);
+        assert!(Bill::mean(&[]).is_none());
     }
 
     #[test]

@@ -8,10 +8,12 @@
 //! the bill ([`HoldSettings`]). Kept out on purpose: discounts, free tiers, data transfer out of the region.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod bill;
 mod operations;
 mod prices;
 
+pub use bench::{BenchError, BenchRow, bench_rows};
 pub use bill::{Bill, CurvePoint, HoldSettings, Line, NodeCurve, bill};
 pub use operations::{Hold, Operations, OperationsError, Run};
 pub use prices::{Price, Prices, PricesError};

@@ -12,7 +12,8 @@ pub struct Run {
     pub seconds: f64,
 }
 
-/// Memory held for a consumer, from the producer's return to the last retrieval.
+/// Memory held for a consumer, from the producer's return to the last retrieval. It is priced as given, which is setting
+/// (c) where `gb` are the buffered bytes; setting (b) takes the function's size in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hold {
@@ -71,6 +72,14 @@ impl Operations {
     }
 
     fn checked(self) -> Result<Self, OperationsError> {
+        match self.wrong_number() {
+            Some((field, value)) => Err(OperationsError::Number { field, value }),
+            None => Ok(self),
+        }
+    }
+
+    /// The first number that is none of zero or more.
+    pub(crate) fn wrong_number(&self) -> Option<(&'static str, f64)> {
         let mut numbers = vec![
             ("puts", self.puts),
             ("gets", self.gets),
@@ -81,10 +90,7 @@ impl Operations {
         ];
         numbers.extend(self.functions.iter().flat_map(|run| [("functions.gb", run.gb), ("functions.seconds", run.seconds)]));
         numbers.extend(self.holds.iter().flat_map(|hold| [("holds.gb", hold.gb), ("holds.seconds", hold.seconds)]));
-        match numbers.into_iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
-            Some((field, value)) => Err(OperationsError::Number { field, value }),
-            None => Ok(self),
-        }
+        numbers.into_iter().find(|(_, value)| !value.is_finite() || *value < 0.0)
     }
 
     /// Bytes read from a store.

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 /// One row.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Price {
     /// Name that the model looks up.
     pub item: String,
@@ -20,11 +21,22 @@ pub struct Price {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct File {
     schema: u32,
     region: String,
+    /// For whoever reads the file: every price is in USD.
+    #[serde(rename = "currency")]
+    _currency: Usd,
     dated: String,
     rows: Vec<Price>,
+}
+
+/// The one currency that bills are made in.
+#[derive(Deserialize)]
+enum Usd {
+    #[serde(rename = "USD")]
+    Usd,
 }
 
 /// Prices of one region at one date.
@@ -41,7 +53,9 @@ pub struct Prices {
 #[derive(Debug, thiserror::Error)]
 pub enum PricesError {
     /// Not JSON, or not this shape.
-    #[error("the price file is not a JSON object of schema, region, dated, rows: {0}")]
+    #[error(
+        "the price file is not a JSON object of schema, region, currency, dated, rows of item, price, unit, source, published: {0}"
+    )]
     Shape(#[from] serde_json::Error),
     /// Of another schema.
     #[error("the price file has schema {found}; this release reads 1")]
@@ -54,6 +68,12 @@ pub enum PricesError {
     Missing {
         /// Which.
         item: &'static str,
+    },
+    /// An item that has two prices.
+    #[error("the price file has two rows `{item}`; keep one")]
+    Twice {
+        /// Which.
+        item: String,
     },
     /// A price that is negative or not finite.
     #[error("the price of `{item}` is {price}; it must be a number of zero or more")]
@@ -106,7 +126,12 @@ impl Prices {
         if let Some(row) = file.rows.iter().find(|row| !row.price.is_finite() || row.price < 0.0) {
             return Err(PricesError::Number { item: row.item.clone(), price: row.price });
         }
-        let rows: BTreeMap<String, Price> = file.rows.into_iter().map(|row| (row.item.clone(), row)).collect();
+        let mut rows = BTreeMap::new();
+        for row in file.rows {
+            if let Some(first) = rows.insert(row.item.clone(), row) {
+                return Err(PricesError::Twice { item: first.item });
+            }
+        }
         if let Some(item) = ITEMS.into_iter().find(|item| !rows.contains_key(*item)) {
             return Err(PricesError::Missing { item });
         }
@@ -140,5 +165,22 @@ mod tests {
         let text = include_str!("../prices.json").replace("s3_get", "s3_got");
         let error = Prices::from_json(&text).expect_err("s3_get is missing");
         assert!(error.to_string().contains("`s3_get`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_table_is_named() {
+        let bundled = include_str!("../prices.json");
+        let cases = [
+            (bundled.replacen("\"price\": 0.000005", "\"price\": -0.000005", 1), "`s3_put` is -0.000005"),
+            (bundled.replacen("\"unit\"", "\"unite\"", 1), "unite"),
+            (bundled.replacen("\"schema\": 1", "\"schema\": 2", 1), "schema 2"),
+            (bundled.replacen("USD", "EUR", 1), "EUR"),
+            (bundled.replacen("s3_get\"", "s3_put\"", 1), "two rows `s3_put`"),
+            ("prices".to_owned(), "not a JSON object"),
+        ];
+        for (text, words) in cases {
+            let error = Prices::from_json(&text).expect_err(words);
+            assert!(error.to_string().contains(words), "{error}");
+        }
     }
 }

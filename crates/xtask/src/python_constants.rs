@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use zipline_contract::{
     DESCRIPTOR_PROTOCOL, ErrorCode, REFERENCE_PREFIX, REFERENCE_PREFIX_INLINE, REFERENCE_PREFIX_REDIS, REFERENCE_PREFIX_S3,
-    headers, limits, settings,
+    STORE_CONTENT_TYPE_NONE, STORE_PREFIX_REDIS, STORE_PREFIX_S3, STORED_PAYLOAD_MEDIA_TYPE, headers, limits, settings,
 };
 
 /// The text of `zipline_sdk/_generated.py`.
@@ -48,6 +48,18 @@ fn constants(text: &mut String) {
         ("VARIABLE_TRANSFER", settings::TRANSFER.variable),
         ("VARIABLE_EGRESS_URL", settings::EGRESS_URL.variable),
         ("TRANSFER_DEFAULT", settings::TRANSFER.default),
+        ("VARIABLE_S3_ENDPOINT", settings::S3_ENDPOINT.variable),
+        ("VARIABLE_S3_BUCKET", settings::S3_BUCKET.variable),
+        ("VARIABLE_S3_REGION", settings::S3_REGION.variable),
+        ("VARIABLE_REDIS_URL", settings::REDIS_URL.variable),
+        ("VARIABLE_STORE_TIMEOUT_SECONDS", settings::STORE_TIMEOUT_SECONDS.variable),
+        ("VARIABLE_STORE_RETRIES", settings::STORE_RETRIES.variable),
+        ("VARIABLE_STORE_INLINE_BYTES", settings::STORE_INLINE_BYTES.variable),
+        ("VARIABLE_STORE_COUNTERS", settings::STORE_COUNTERS.variable),
+        ("STORE_PREFIX_S3", STORE_PREFIX_S3),
+        ("STORE_PREFIX_REDIS", STORE_PREFIX_REDIS),
+        ("STORED_PAYLOAD_MEDIA_TYPE", STORED_PAYLOAD_MEDIA_TYPE),
+        ("STORE_CONTENT_TYPE_NONE", STORE_CONTENT_TYPE_NONE),
     ];
     for (name, value) in strings {
         line(text, format_args!("{name} = \"{value}\""));
@@ -57,10 +69,26 @@ fn constants(text: &mut String) {
         ("MESSAGE_INLINE_BYTES_MAX", limits::MESSAGE_INLINE_BYTES_MAX),
         ("REFERENCE_CHARS_MAX", limits::REFERENCE_CHARS_MAX),
         ("RETRIEVALS_MAX", limits::RETRIEVALS_MAX as usize),
+        ("STORE_KEY_RANDOM_BYTES", limits::STORE_KEY_RANDOM_BYTES),
+        ("STORE_PART_BYTES", limits::STORE_PART_BYTES),
+        ("STORE_PARTS_PARALLEL", limits::STORE_PARTS_PARALLEL),
+        ("STORE_CONNECTIONS_MAX", limits::STORE_CONNECTIONS_MAX),
+        ("STORE_REDIS_VALUE_BYTES_MAX", limits::STORE_REDIS_VALUE_BYTES_MAX),
+        ("STORE_FREES_PENDING_MAX", limits::STORE_FREES_PENDING_MAX),
     ];
     for (name, value) in numbers {
         line(text, format_args!("{name} = {value}"));
     }
+    let defaults = [
+        ("PUT_TTL_SECONDS_DEFAULT", settings::PUT_TTL_SECONDS.default),
+        ("STORE_TIMEOUT_SECONDS_DEFAULT", settings::STORE_TIMEOUT_SECONDS.default),
+        ("STORE_RETRIES_DEFAULT", settings::STORE_RETRIES.default),
+    ];
+    for (name, value) in defaults {
+        line(text, format_args!("{name} = {value}"));
+    }
+    let kib = settings::STORE_INLINE_BYTES.default.trim_end_matches("KiB");
+    line(text, format_args!("STORE_INLINE_BYTES_DEFAULT = {kib} * 1024"));
 }
 
 fn class(text: &mut String, code: ErrorCode) {

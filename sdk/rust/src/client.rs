@@ -24,6 +24,9 @@ use crate::memory;
 use crate::payload::Payload;
 use crate::reference::{Reference, Resolved};
 use crate::source::{Sent, Watched};
+use crate::store::StoreSet;
+use crate::store::counters::StoreCounters;
+use crate::store::key::Stored;
 use crate::timestamp;
 
 /// A handle on the local API of one queue-proxy.
@@ -36,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) connections: Connections,
     pub(crate) channels: Channels,
+    pub(crate) stores: StoreSet,
     proxy: OnceCell<Proxy>,
 }
 
@@ -191,7 +195,7 @@ impl Client {
     pub fn new(config: Config) -> Self {
         let connections = Connections::new(config.api.clone(), config.limits);
         let channels = Channels::new(config.api.clone(), config.limits);
-        Self { inner: Arc::new(Inner { config, connections, channels, proxy: OnceCell::new() }) }
+        Self { inner: Arc::new(Inner { config, connections, channels, stores: StoreSet::new(), proxy: OnceCell::new() }) }
     }
 
     /// The configuration it was made with.
@@ -234,6 +238,10 @@ impl Client {
         if self.config().transfer == Transfer::Inline {
             return Ok(inline_receipt(&payload));
         }
+        if let Some(kind) = self.config().transfer.store() {
+            let put = self.inner.stores.put(&self.config().stores, kind, payload, options.retrievals.get(), options.ttl);
+            return put.await.map(|(_, receipt)| receipt);
+        }
         if let Some(receipt) = self.put_descriptor(&payload, options).await? {
             return Ok(receipt);
         }
@@ -272,9 +280,10 @@ impl Client {
     where
         S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     {
-        if self.config().transfer == Transfer::Inline {
-            let bytes = crate::source::collect(stream, self.config().limits.heap_bytes_max).await?;
-            return Ok(inline_receipt(&bytes));
+        if self.config().transfer != Transfer::Zipline {
+            let mut payload = crate::source::collect(stream, self.config().limits.heap_bytes_max).await?;
+            payload = payload.with_optional_content_type(content_type);
+            return self.put_with_receipt(payload, options).await;
         }
         let (body, sent) = streamed(stream);
         let request = put_request(&format!("{}", PutQuery(options)), content_type);
@@ -285,10 +294,13 @@ impl Client {
     /// A reference at once, to an object that is written afterwards and can be pulled meanwhile.
     ///
     /// # Errors
-    /// As [`put`](Self::put); [`Error::MethodNotBuilt`] under `inline`, where a reference carries bytes that must be there.
+    /// As [`put`](Self::put); [`Error::MethodNotBuilt`] under every method but `zipline`: elsewhere the bytes must be there.
     pub async fn open(&self, options: PutOptions, content_type: Option<&str>) -> Result<(Receipt, ObjectWriter), Error> {
-        if self.config().transfer == Transfer::Inline {
-            return Err(Error::MethodNotBuilt { method: "inline (open)" });
+        match self.config().transfer {
+            Transfer::Zipline => {}
+            Transfer::Inline => return Err(Error::MethodNotBuilt { method: "inline (open)" }),
+            Transfer::S3 => return Err(Error::MethodNotBuilt { method: "s3 (open)" }),
+            Transfer::Redis => return Err(Error::MethodNotBuilt { method: "redis (open)" }),
         }
         let request = put_request(&format!("open&{}", PutQuery(options)), content_type);
         let answer = self.ask("POST /v1/objects?open", request, full("")).await?;
@@ -304,6 +316,9 @@ impl Client {
     pub async fn get(&self, reference: &Reference) -> Result<Payload, Error> {
         match reference.resolve()? {
             Resolved::Inline(bytes) => Ok(Payload::from(bytes)),
+            Resolved::Stored(stored) => {
+                self.inner.stores.get(&self.config().stores, &stored, self.config().limits.heap_bytes_max).await
+            }
             Resolved::Sealed(token) if self.descriptors().await? => self.inner.channels.get(token).await,
             Resolved::Sealed(token) => self.get_http(token, None).await,
         }
@@ -316,6 +331,10 @@ impl Client {
     pub async fn get_range(&self, reference: &Reference, range: ByteRange) -> Result<Payload, Error> {
         match reference.resolve()? {
             Resolved::Inline(bytes) => inline_range(&bytes, range).map(Payload::from),
+            Resolved::Stored(stored) => {
+                let Config { stores, limits, .. } = self.config();
+                self.inner.stores.get_range(stores, &stored, range, limits.heap_bytes_max).await
+            }
             Resolved::Sealed(token) => self.get_http(token, Some(range)).await,
         }
     }
@@ -344,6 +363,7 @@ impl Client {
             Resolved::Inline(bytes) => {
                 return Ok(Stat { size_bytes: Some(bytes.len() as u64), retrievals_left: None, expires: None });
             }
+            Resolved::Stored(stored) => return self.inner.stores.stat(&self.config().stores, &stored).await,
             Resolved::Sealed(token) => token,
         };
         let request = Request::head("/v1/objects").header(headers::REFERENCE, token);
@@ -360,20 +380,28 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] when the reference is not one or its producer cannot be reached.
     pub async fn release(&self, reference: &Reference) -> Result<(), Error> {
-        let Resolved::Sealed(token) = reference.resolve()? else { return Ok(()) };
+        let token = match reference.resolve()? {
+            Resolved::Inline(_) => return Ok(()),
+            Resolved::Stored(stored) => return self.inner.stores.release(&self.config().stores, &stored).await,
+            Resolved::Sealed(token) => token,
+        };
         let request = Request::delete("/v1/objects").header(headers::REFERENCE, token);
         self.ask("DELETE /v1/objects", request, full("")).await.map(drop)
     }
 
     /// A narrower reference to the same object. No network is needed and nothing can be widened.
     ///
-    /// An inline reference narrows to its range; receiver, slot and expiry have no meaning there.
+    /// An inline reference, and one to a store, narrows to its range; receiver, slot and expiry have no meaning there.
     ///
     /// # Errors
     /// [`Error::Refused`] with `request-invalid`, or why the reference is none.
     pub async fn narrow(&self, reference: &Reference, narrow: &Narrow) -> Result<Reference, Error> {
         let token = match (reference.resolve()?, narrow.range) {
-            (Resolved::Inline(_), None) => return Ok(reference.clone()),
+            (Resolved::Inline(_) | Resolved::Stored(_), None) => return Ok(reference.clone()),
+            (Resolved::Stored(stored), Some(range)) => {
+                let part = stored.part(range).ok_or_else(|| range_error(range.first, range.length))?;
+                return Ok(Stored { range: Some(part), ..stored }.reference());
+            }
             (Resolved::Inline(bytes), Some(range)) => return inline_range(&bytes, range).map(|part| Reference::inline(&part)),
             (Resolved::Sealed(token), _) => token,
         };
@@ -388,6 +416,20 @@ impl Client {
         let request = Request::post("/v1/references/narrow").header(header::CONTENT_TYPE, "application/json");
         let answer = self.ask("POST /v1/references/narrow", request, full(body)).await?;
         parse::<ReceiptBody>("POST /v1/references/narrow", &answer).map(|body| Reference::from_token(body.reference))
+    }
+
+    /// What this client has asked of its stores so far. Under `zipline` and `inline` that is nothing.
+    pub fn store_counters(&self) -> StoreCounters {
+        self.inner.stores.counters()
+    }
+
+    /// Deletes what this client put into stores and is still there, and waits until that is done.
+    ///
+    /// The end of a session: references that others still hold come to nothing, as under `zipline` when a producer ends.
+    /// Dropping the last clone of a client sets the same off without waiting for it. Does nothing under `zipline` and
+    /// `inline`.
+    pub async fn clean_up(&self) {
+        self.inner.stores.clean_up(true).await;
     }
 
     /// Whether descriptors can pass to and from the queue-proxy.
@@ -457,7 +499,7 @@ fn inline_range(bytes: &Bytes, range: ByteRange) -> Result<Bytes, Error> {
     Ok(bytes.slice(range.first as usize..end as usize))
 }
 
-fn range_error(first: u64, length: u64) -> Error {
+pub(crate) fn range_error(first: u64, length: u64) -> Error {
     let detail = format!("the range of {length} bytes from byte {first} is not within the payload");
     Error::refused(zipline_contract::ErrorCode::RangeUnsatisfiable, detail)
 }

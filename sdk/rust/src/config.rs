@@ -7,6 +7,9 @@ use std::time::Duration;
 use zipline_contract::settings;
 
 use crate::error::Error;
+use crate::store;
+use crate::store::config::Stores;
+use crate::store::key::Kind;
 
 /// How payloads move. A matter of configuration (`ZIPLINE_TRANSFER`), never of code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +19,10 @@ pub enum Transfer {
     Zipline,
     /// Payloads travel inside requests and answers; a reference carries its bytes.
     Inline,
+    /// Payloads are parked in an S3 bucket; a reference holds the key. Needs the feature `s3`.
+    S3,
+    /// Payloads are parked in a Redis server; a reference holds the key. Needs the feature `redis`.
+    Redis,
 }
 
 impl Transfer {
@@ -24,19 +31,30 @@ impl Transfer {
         match self {
             Self::Zipline => "zipline",
             Self::Inline => "inline",
+            Self::S3 => "s3",
+            Self::Redis => "redis",
+        }
+    }
+
+    /// The store that payloads are parked in.
+    pub(crate) const fn store(self) -> Option<Kind> {
+        match self {
+            Self::Zipline | Self::Inline => None,
+            Self::S3 => Some(Kind::S3),
+            Self::Redis => Some(Kind::Redis),
         }
     }
 
     /// The method of that name.
     ///
     /// # Errors
-    /// [`Error::MethodNotBuilt`] for a method of the table that this build lacks, [`Error::Configuration`] for any other name.
+    /// [`Error::Configuration`] for any other name.
     pub fn from_name(name: &str) -> Result<Self, Error> {
         match name {
             "zipline" => Ok(Self::Zipline),
             "inline" => Ok(Self::Inline),
-            "s3" => Err(Error::MethodNotBuilt { method: "s3" }),
-            "redis" => Err(Error::MethodNotBuilt { method: "redis" }),
+            "s3" => Ok(Self::S3),
+            "redis" => Ok(Self::Redis),
             _ => Err(Error::Configuration {
                 variable: settings::TRANSFER.variable,
                 value: name.to_owned(),
@@ -136,6 +154,8 @@ pub struct Config {
     pub api: Endpoint,
     /// How payloads move.
     pub transfer: Transfer,
+    /// The stores that payloads may be parked in.
+    pub stores: Stores,
     /// What the client may use at once.
     pub limits: Limits,
 }
@@ -143,13 +163,14 @@ pub struct Config {
 impl Config {
     /// The configuration for that local API, with the defaults of everything else.
     pub fn new(api: Endpoint) -> Self {
-        Self { api, transfer: Transfer::default(), limits: Limits::default() }
+        Self { api, transfer: Transfer::default(), stores: Stores::default(), limits: Limits::default() }
     }
 
-    /// Reads `ZIPLINE_API` and `ZIPLINE_TRANSFER` through `variable`.
+    /// Reads `ZIPLINE_API`, `ZIPLINE_TRANSFER` and, for the stores, what [`Stores::from_variables`] reads, through `variable`.
     ///
     /// # Errors
-    /// [`Error::Configuration`] when `ZIPLINE_API` is missing or either is not understood; [`Error::MethodNotBuilt`].
+    /// [`Error::Configuration`] when `ZIPLINE_API` or the chosen method's store is missing, or one is not understood;
+    /// [`Error::MethodNotBuilt`] when the method's store client is not part of this build.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let api = variable(settings::API.variable).filter(|text| !text.is_empty()).ok_or(Error::Configuration {
             variable: settings::API.variable,
@@ -160,7 +181,11 @@ impl Config {
             Some(name) => Transfer::from_name(&name)?,
             None => Transfer::default(),
         };
-        Ok(Self { transfer, ..Self::new(Endpoint::parse(&api)?) })
+        let stores = Stores::from_variables(&variable)?;
+        if let Some(kind) = transfer.store() {
+            store::check(&stores, kind)?;
+        }
+        Ok(Self { transfer, stores, ..Self::new(Endpoint::parse(&api)?) })
     }
 }
 
@@ -185,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_method_is_configuration_and_what_is_not_built_says_so() {
+    fn the_method_is_configuration_and_a_store_must_be_named() {
         let with = |transfer: &'static str| {
             Config::from_variables(move |name| match name {
                 "ZIPLINE_API" => Some("unix:@x".to_owned()),
@@ -195,7 +220,8 @@ mod tests {
         };
         assert_eq!(with("inline").expect("built").transfer, Transfer::Inline);
         assert_eq!(with("").expect("default").transfer, Transfer::Zipline);
-        assert_eq!(with("redis").expect_err("not built").name(), "method-not-built");
+        assert_eq!(with("redis").expect_err("no server is named").name(), "configuration");
+        assert_eq!(with("s3").expect_err("no bucket is named").name(), "configuration");
         assert_eq!(with("pigeon").expect_err("unknown").name(), "configuration");
     }
 }

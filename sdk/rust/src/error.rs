@@ -47,6 +47,30 @@ pub enum Error {
         /// What was wrong with the answer.
         reason: String,
     },
+    /// A store, S3 or Redis, does not answer.
+    #[error("{store} ({place}) cannot be reached: {reason}")]
+    StoreUnreachable {
+        /// The transfer method.
+        store: &'static str,
+        /// Where it was looked for.
+        place: String,
+        /// What was seen instead of an answer.
+        reason: String,
+    },
+    /// A store refused, also when it was asked again.
+    #[error("{store} ({place}) refused to {operation}: {reason}")]
+    StoreRefused {
+        /// The transfer method.
+        store: &'static str,
+        /// Where it is.
+        place: String,
+        /// What it was asked for: `put`, `get`, `stat`, `delete`, `configure`.
+        operation: &'static str,
+        /// Its own words.
+        reason: String,
+        /// Whether it can change its mind: 503, `LOADING`.
+        passes: bool,
+    },
     /// The operating system refused memory or a descriptor.
     #[error("{action}: {source}")]
     System {
@@ -82,6 +106,8 @@ impl Error {
             Self::Configuration { .. } => "configuration",
             Self::MethodNotBuilt { .. } => "method-not-built",
             Self::Protocol { .. } => "protocol",
+            Self::StoreUnreachable { .. } => "store-unreachable",
+            Self::StoreRefused { .. } => "store-refused",
             Self::System { .. } => "system",
             Self::Source { .. } => "source",
         }
@@ -91,7 +117,8 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Refused(problem) => problem.retry,
-            Self::Unreachable { .. } | Self::System { .. } => Retry::Later,
+            Self::Unreachable { .. } | Self::StoreUnreachable { .. } | Self::System { .. } => Retry::Later,
+            Self::StoreRefused { passes: true, .. } => Retry::Later,
             _ => Retry::Never,
         }
     }
@@ -102,7 +129,12 @@ impl Error {
             Self::Refused(problem) => &problem.hint,
             Self::Unreachable { .. } => "See whether the queue-proxy runs, and whether ZIPLINE_API names its socket",
             Self::Configuration { .. } => "See docs/reference/settings.md",
-            Self::MethodNotBuilt { .. } => "Set ZIPLINE_TRANSFER to `zipline` or `inline`",
+            Self::MethodNotBuilt { .. } => "Build the SDK with the method's feature (extra), or set ZIPLINE_TRANSFER to another",
+            Self::StoreUnreachable { .. } => {
+                "See whether the store runs, and whether ZIPLINE_S3_ENDPOINT or ZIPLINE_REDIS_URL names it"
+            }
+            Self::StoreRefused { passes: true, .. } => "Try again later; raise ZIPLINE_STORE_RETRIES to be more patient",
+            Self::StoreRefused { .. } => "See the credentials, the bucket and what they may do",
             Self::Protocol { .. } => "See that ZIPLINE_API names a queue-proxy of a release close to this SDK's",
             Self::System { .. } => "See the process's limits on memory and open files",
             Self::Source { .. } => "Put the payload again",

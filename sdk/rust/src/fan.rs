@@ -43,7 +43,8 @@ impl Client {
         stream::iter(gets).buffered(parallel.max(1)).try_collect().await
     }
 
-    /// One put with a slot per consumer, so that a consumer that reads twice does not use up another's turn.
+    /// One put with a slot per consumer, so that a consumer that reads twice does not use up another's turn. (Under other
+    /// methods than `zipline` all consumers get the same reference.)
     ///
     /// # Errors
     /// As [`put`](Self::put) and [`narrow`](Self::narrow).
@@ -55,7 +56,7 @@ impl Client {
         parallel: usize,
     ) -> Result<Vec<Reference>, Error> {
         let whole = self.put(payload, PutOptions { retrievals: consumers, ttl }).await?;
-        if self.config().transfer == Transfer::Inline {
+        if self.config().transfer != Transfer::Zipline {
             return Ok(vec![whole; consumers.get() as usize]);
         }
         let whole = &whole;

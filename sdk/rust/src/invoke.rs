@@ -3,21 +3,23 @@
 //! The callee gets an ordinary request with an ordinary body. Under `zipline` a payload at or above the proxy's inline
 //! threshold is put for the length of the call and travels as a reference; any number of tries up to
 //! [`CALL_RETRIEVALS`] may read it, as the retry of an inline request could, and it is freed when the call ends,
-//! however it ends.
+//! however it ends. Under `s3` and `redis` it is parked in the store meanwhile, and a small body that holds its key goes in
+//! its place; the callee's SDK reads it before its handler sees the request.
 
 use std::num::NonZeroU32;
 
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
-use zipline_contract::{ErrorCode, headers};
+use zipline_contract::{ErrorCode, STORED_PAYLOAD_MEDIA_TYPE, headers};
 
 use crate::client::{Client, Narrow, PutOptions};
 use crate::config::Transfer;
 use crate::error::Error;
-use crate::http::{describe, full};
-use crate::message::{Response, content_type};
+use crate::http::{Body, describe, full};
+use crate::message::{Envelope, Response, content_type};
 use crate::payload::Payload;
 use crate::reference::{Reference, Resolved};
+use crate::store::key::Stored;
 
 /// Whole reads granted to a payload that belongs to a call.
 const CALL_RETRIEVALS: NonZeroU32 = NonZeroU32::new(8).expect("eight is not zero");
@@ -114,35 +116,27 @@ impl Client {
     /// As [`invoke`](Self::invoke).
     pub async fn call(&self, call: Call) -> Result<Response, Error> {
         let target = call.target()?;
-        let mut held = None;
-        let (body, reference) = match &call.body {
-            CallBody::Payload(payload) => match self.hold_for_call(payload, &call.service).await? {
-                Some(hold) => {
-                    let token = hold.narrowed.clone();
-                    held = Some(hold);
-                    (full(""), Some(token))
-                }
-                None => (full(payload.clone().into_bytes()), None),
-            },
-            CallBody::Reference(reference) => match reference.resolve()? {
-                Resolved::Inline(bytes) => (full(bytes), None),
-                Resolved::Sealed(_) => (full(""), Some(reference.clone())),
-            },
-        };
+        let Sending { body, reference, stored, held } = self.sending(&call).await?;
         let mut request = http::Request::builder().method(&call.method).uri(target);
         if let Some(reference) = reference {
             request = request.header(headers::REFERENCE, reference.as_str());
         }
+        let body = match &stored {
+            Some(stored) => full(envelope(stored, &call)?),
+            None => body,
+        };
         let mut request = request.body(body).map_err(|error| Error::protocol("invoke", describe(&error)))?;
         request.headers_mut().extend(call.headers.clone());
-        if let CallBody::Payload(payload) = &call.body
+        if stored.is_some() {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(STORED_PAYLOAD_MEDIA_TYPE));
+        } else if let CallBody::Payload(payload) = &call.body
             && let Some(value) = payload.content_type().and_then(|text| HeaderValue::from_str(text).ok())
         {
             request.headers_mut().entry(CONTENT_TYPE).or_insert(value);
         }
         let outcome = self.inner.connections.ask("invoke", request).await;
-        if let Some(hold) = held {
-            hold.end().await;
+        if let Some(Held::Object(hold)) = held {
+            hold.end().await; // An object in a store is freed by dropping it.
         }
         let answer = outcome?;
         match answer.refusal() {
@@ -152,6 +146,35 @@ impl Client {
                 Ok(Response { status: answer.status, headers: answer.headers, payload })
             }
         }
+    }
+
+    /// What the call sends, and what is held for its length.
+    async fn sending(&self, call: &Call) -> Result<Sending, Error> {
+        let nothing = Sending { body: full(""), reference: None, stored: None, held: None };
+        let payload = match &call.body {
+            CallBody::Payload(payload) => payload,
+            CallBody::Reference(reference) => {
+                return Ok(match reference.resolve()? {
+                    Resolved::Inline(bytes) => Sending { body: full(bytes), ..nothing },
+                    Resolved::Sealed(_) => Sending { reference: Some(reference.clone()), ..nothing },
+                    Resolved::Stored(_) => Sending { stored: Some(reference.clone()), ..nothing },
+                });
+            }
+        };
+        let stores = &self.config().stores;
+        if let Some(kind) = self.config().transfer.store()
+            && !payload.is_empty()
+            && payload.len() as u64 >= stores.inline_bytes
+        {
+            let ttl = Some(self.config().limits.answer_timeout);
+            let (stored, receipt) = self.inner.stores.put(stores, kind, payload.clone(), 0, ttl).await?;
+            let held = Some(Held::Stored { _hold: StoredHold { client: self.clone(), stored } });
+            return Ok(Sending { stored: Some(receipt.reference), held, ..nothing });
+        }
+        Ok(match self.hold_for_call(payload, &call.service).await? {
+            Some(hold) => Sending { reference: Some(hold.narrowed.clone()), held: Some(Held::Object(hold)), ..nothing },
+            None => Sending { body: full(payload.clone().into_bytes()), ..nothing },
+        })
     }
 
     /// Puts the payload for the length of a call, if it is large enough to gain by it and descriptors can pass.
@@ -175,6 +198,45 @@ impl Client {
         hold.narrowed = self.narrow(&hold.narrowed, &narrow).await?;
         Ok(Some(hold))
     }
+}
+
+/// How a call's payload travels.
+struct Sending {
+    body: Body,
+    /// The queue-proxies resolve it.
+    reference: Option<Reference>,
+    /// The callee's SDK resolves it: it goes in the body's place.
+    stored: Option<Reference>,
+    held: Option<Held>,
+}
+
+/// What is held for the length of a call.
+enum Held {
+    Object(Hold),
+    Stored { _hold: StoredHold },
+}
+
+/// An object in a store that belongs to a call; dropped, it is freed behind.
+struct StoredHold {
+    client: Client,
+    stored: Stored,
+}
+
+impl Drop for StoredHold {
+    fn drop(&mut self) {
+        self.client.inner.stores.delete(&self.client.inner.config.stores, &self.stored);
+    }
+}
+
+/// The body that stands for a payload in a store.
+fn envelope(reference: &Reference, call: &Call) -> Result<Vec<u8>, Error> {
+    let given = content_type(&call.headers);
+    let of_payload = match &call.body {
+        CallBody::Payload(payload) => payload.content_type(),
+        CallBody::Reference(_) => None,
+    };
+    let envelope = Envelope { reference: reference.clone(), content_type: given.or(of_payload).map(str::to_owned) };
+    serde_json::to_vec(&envelope).map_err(|error| Error::protocol("invoke", error))
 }
 
 /// A payload that belongs to a call; freed when the call ends.

@@ -32,6 +32,7 @@ mod payload;
 mod reference;
 mod serve;
 mod source;
+mod store;
 mod timestamp;
 
 pub use client::{ByteRange, Client, Narrow, ObjectWriter, Proxy, PutOptions, Receipt, Stat};
@@ -43,6 +44,8 @@ pub use message::{Failure, Request, Response};
 pub use payload::{Payload, PayloadBuffer, PayloadWriter};
 pub use reference::Reference;
 pub use serve::{Server, serve, serve_with};
+pub use store::config::{RedisStore, S3Store, Stores};
+pub use store::counters::{Operations, StoreCounters};
 pub use zipline_contract::ErrorCode;
 
 /// The samples of `README.md` are compiled.

@@ -2,7 +2,10 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
+use serde::{Deserialize, Serialize};
+
 use crate::payload::Payload;
+use crate::reference::Reference;
 
 /// A request to a serving function.
 #[derive(Debug)]
@@ -84,6 +87,15 @@ impl From<Failure> for Response {
     fn from(failure: Failure) -> Self {
         Self::text(failure.status, failure.message + "\n")
     }
+}
+
+/// The body of a request whose payload lies in a store.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    pub(crate) reference: Reference,
+    /// The payload's content type, where the request gives it one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) content_type: Option<String>,
 }
 
 /// The payload's content type, as a header value that may be absent.

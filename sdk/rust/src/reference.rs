@@ -11,6 +11,7 @@ use zipline_contract::{
 };
 
 use crate::error::Error;
+use crate::store::key::{Kind, Stored};
 
 /// A token that stands for a payload: opaque, safe in headers and in JSON, to be passed on as it is.
 ///
@@ -63,13 +64,20 @@ impl Reference {
                 .map_err(|error| {
                     Error::refused(ErrorCode::ReferenceInvalid, format!("the inline reference is not base64url: {error}"))
                 }),
-            "s3" => Err(Error::MethodNotBuilt { method: "s3" }),
-            "redis" => Err(Error::MethodNotBuilt { method: "redis" }),
+            "s3" => self.stored(Kind::S3),
+            "redis" => self.stored(Kind::Redis),
             _ => Err(Error::refused(
                 ErrorCode::ReferenceInvalid,
                 "the reference begins with no known prefix or holds what no header may",
             )),
         }
+    }
+}
+
+impl Reference {
+    fn stored(&self, kind: Kind) -> Result<Resolved<'_>, Error> {
+        let unknown = || Error::refused(ErrorCode::ReferenceInvalid, "the reference names no key of a store");
+        Stored::parse(kind, &self.0).map(Resolved::Stored).ok_or_else(unknown)
     }
 }
 
@@ -79,6 +87,8 @@ pub(crate) enum Resolved<'a> {
     Sealed(&'a str),
     /// It carried its bytes.
     Inline(Bytes),
+    /// It names an object in a store.
+    Stored(Stored),
 }
 
 impl fmt::Display for Reference {
@@ -104,14 +114,14 @@ mod tests {
             assert_eq!(reference.method(), "inline");
             match reference.resolve().expect("well formed") {
                 Resolved::Inline(carried) => assert_eq!(carried, bytes),
-                Resolved::Sealed(_) => panic!("an inline reference"),
+                Resolved::Sealed(_) | Resolved::Stored(_) => panic!("an inline reference"),
             }
         }
     }
 
     #[test]
     fn what_no_header_may_carry_is_no_reference() {
-        for token in ["", "zl1", "zl1.a\r\nb: c", "zi1.!!", "zi1.AAAAA", "\u{20ac}\u{20ac}"] {
+        for token in ["", "zl1", "zl1.a\r\nb: c", "zi1.!!", "zi1.AAAAA", "zs1.key", "zr1.", "\u{20ac}\u{20ac}"] {
             let error = Reference::from_token(token).resolve().err().map(|error| error.code());
             assert_eq!(error, Some(Some(ErrorCode::ReferenceInvalid)), "{token}");
         }

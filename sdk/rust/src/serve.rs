@@ -22,13 +22,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use zipline_contract::{ErrorCode, headers};
+use zipline_contract::{ErrorCode, STORED_PAYLOAD_MEDIA_TYPE, headers};
 
 use crate::client::Client;
+use crate::config::Config;
 use crate::error::Error;
 use crate::http::{CollectError, collect, describe};
-use crate::message::{Failure, Request, Response, content_type};
+use crate::message::{Envelope, Failure, Request, Response, content_type};
 use crate::payload::Payload;
+use crate::reference::Resolved;
+use crate::store::key::Stored;
 
 /// Connections at once; further ones wait in the kernel's queue. A queue-proxy keeps at most its concurrency, or 1,000.
 const CONNECTIONS_MAX: usize = 1024;
@@ -121,6 +124,7 @@ impl Server {
         let (stopping, stopped) = watch::channel(());
         let mut connections = JoinSet::new();
         let mut registration = JoinSet::new();
+        let client = self.client.clone();
         registration.spawn(stay_registered(self.client));
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -138,6 +142,8 @@ impl Server {
         drop(stopping);
         // Whoever is not done by then is cut, as the platform would do a moment later.
         timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await.ok();
+        // What has been read is freed; what others still hold references to stays for them.
+        timeout(GRACE, client.inner.stores.clean_up(false)).await.ok();
         Ok(())
     }
 }
@@ -155,22 +161,51 @@ where
     async fn answer(&self, request: hyper::Request<Incoming>) -> hyper::Response<Full<Bytes>> {
         let (mut parts, body) = request.into_parts();
         let ticket = parts.headers.remove(headers::TICKET);
-        let payload = match ticket {
+        let received = match ticket {
             Some(ticket) => self.redeem(&ticket).await,
             None => self.receive(body).await,
         };
-        let payload = match payload {
-            Ok(payload) => payload.with_optional_content_type(content_type(&parts.headers)),
+        let resolved = match received {
+            Ok(payload) => self.resolve(payload, &mut parts.headers).await,
+            Err(error) => Err(error),
+        };
+        let (payload, stored) = match resolved {
+            Ok((payload, stored)) => (payload.with_optional_content_type(content_type(&parts.headers)), stored),
             Err(error) => return refusal(&error),
         };
         let request = Request { method: parts.method, uri: parts.uri, headers: parts.headers, payload };
         let response = (self.handler)(request).await.unwrap_or_else(Response::from);
+        if let Some(stored) = stored.filter(|_| !response.status.is_server_error()) {
+            // As for every payload that came by reference: an answer below 500 is its retrieval.
+            self.client.inner.stores.retrieved(&self.client.config().stores, &stored);
+        }
         let mut answer = hyper::Response::new(Full::new(Bytes::new()));
         *answer.status_mut() = response.status;
         *answer.headers_mut() = response.headers;
         set_content_type(answer.headers_mut(), response.payload.content_type());
         *answer.body_mut() = Full::new(response.payload.into_bytes());
         answer
+    }
+
+    /// Puts the payload in place of a body that says in which store it lies. A function without a store takes such a body
+    /// as it is.
+    async fn resolve(&self, received: Payload, headers: &mut HeaderMap) -> Result<(Payload, Option<Stored>), Error> {
+        let Config { stores, limits, .. } = self.client.config();
+        if !stores.any() || content_type(headers) != Some(STORED_PAYLOAD_MEDIA_TYPE) {
+            return Ok((received, None));
+        }
+        let invalid = |detail: String| Error::refused(ErrorCode::ReferenceInvalid, detail);
+        let envelope: Envelope = serde_json::from_slice(&received)
+            .map_err(|error| invalid(format!("the body that stands for a payload is not understood: {error}")))?;
+        let Resolved::Stored(stored) = envelope.reference.resolve()? else {
+            return Err(invalid("the body that stands for a payload has a reference to no store".to_owned()));
+        };
+        let payload = self.client.inner.stores.peek(stores, &stored, limits.heap_bytes_max).await?;
+        headers.remove(header::CONTENT_TYPE);
+        headers.remove(header::CONTENT_LENGTH);
+        let content_type = envelope.content_type.as_deref().or(payload.content_type());
+        set_content_type(headers, content_type);
+        Ok((payload, Some(stored)))
     }
 
     async fn redeem(&self, ticket: &HeaderValue) -> Result<Payload, Error> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod cluster;
+pub(crate) mod cost;
 pub(crate) mod demo;
 pub(crate) mod instance;
 pub(crate) mod invoke;

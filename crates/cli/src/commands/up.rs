@@ -39,13 +39,17 @@ pub(crate) struct Up {
     files: Vec<PathBuf>,
 }
 
-/// Transfer methods that are built.
+/// Transfer methods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TransferMethod {
     /// Payloads stay in the producer's memory; consumers pull them
     Zipline,
     /// Payloads travel inside requests and answers
     Inline,
+    /// Payloads are parked in an S3 bucket, which functions find by ZIPLINE_S3_BUCKET
+    S3,
+    /// Payloads are parked in a Redis server, which functions find by ZIPLINE_REDIS_URL
+    Redis,
 }
 
 impl TransferMethod {
@@ -54,6 +58,8 @@ impl TransferMethod {
         match self {
             Self::Zipline => "zipline",
             Self::Inline => "inline",
+            Self::S3 => "s3",
+            Self::Redis => "redis",
         }
     }
 }

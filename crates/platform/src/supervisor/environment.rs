@@ -87,6 +87,10 @@ pub(super) fn of_function(host: &Host, spec: &RevisionSpec, identity: &Identity<
         ("no_proxy", NO_PROXY.to_owned()),
     ];
     env.extend(given.map(|(name, value)| (name.to_owned(), value)));
+    for setting in &settings::OF_STORES {
+        let value = spec.proxy_settings.get(setting.variable).map(String::as_str).or_else(|| host.setting(setting));
+        env.extend(value.map(|value| (setting.variable.to_owned(), value.to_owned())));
+    }
     for (name, value) in &spec.function.env {
         let value = expand(value, &env);
         env.insert(name.clone(), value);

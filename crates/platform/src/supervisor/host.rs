@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
-use zipline_contract::{doors, settings};
+use zipline_contract::{Setting, doors, settings};
 use zipline_sys::child::{SpawnError, Spawner};
 use zipline_sys::shared_budget::{SLOTS, SharedBudget};
 
@@ -136,8 +136,12 @@ impl Host {
 
     /// Transfer method of services that name none.
     pub(super) fn transfer(&self) -> &str {
-        let given = self.proxy_settings.get(settings::TRANSFER.variable);
-        given.map_or(settings::TRANSFER.default, String::as_str)
+        self.setting(&settings::TRANSFER).unwrap_or(settings::TRANSFER.default)
+    }
+
+    /// A setting of every queue-proxy, where the operator gave one.
+    pub(super) fn setting(&self, setting: &Setting) -> Option<&str> {
+        self.proxy_settings.get(setting.variable).map(String::as_str)
     }
 
     pub(crate) fn client_address(&self) -> Ipv4Addr {

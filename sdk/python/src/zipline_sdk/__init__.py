@@ -8,7 +8,8 @@
 
 A function serves with :func:`serve` and calls others with :meth:`Client.invoke`. Which way bytes take is configuration, never
 code. The SDK speaks to the function's own queue-proxy alone, holds no key and knows nothing of the wire between proxies;
-``docs/reference/local-api.md`` is all it relies on. Standard library only.
+``docs/reference/local-api.md`` is all it relies on. Standard library only, but for the transfer methods ``s3`` (boto3) and ``redis``
+(redis-py), which are extras.
 """
 
 from ._client import Client, ObjectWriter, ProxyInfo, Receipt, Stat
@@ -18,6 +19,8 @@ from ._error import (
     MethodNotBuilt,
     ProtocolError,
     Refused,
+    StoreRefused,
+    StoreUnreachable,
     SystemFailure,
     Unreachable,
     ZiplineError,
@@ -28,6 +31,8 @@ from ._message import Failure, Request, Response
 from ._payload import Payload, PayloadBuffer, PayloadWriter
 from ._reference import Reference
 from ._serve import Server, serve
+from ._store_config import RedisStore, S3Store, Stores
+from ._store_counters import Operations, StoreCounters
 
 __version__ = "0.1.0"
 
@@ -40,18 +45,25 @@ __all__ = [
     "Limits",
     "MethodNotBuilt",
     "ObjectWriter",
+    "Operations",
     "Payload",
     "PayloadBuffer",
     "PayloadWriter",
     "ProtocolError",
     "ProxyInfo",
     "Receipt",
+    "RedisStore",
     "Reference",
     "Refused",
     "Request",
     "Response",
+    "S3Store",
     "Server",
     "Stat",
+    "StoreCounters",
+    "StoreRefused",
+    "StoreUnreachable",
+    "Stores",
     "SystemFailure",
     "Unreachable",
     "ZiplineError",

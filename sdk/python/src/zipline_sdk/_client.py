@@ -23,6 +23,7 @@ from ._generated import (
     HEADER_REFERENCE,
     HEADER_RETRIEVALS_LEFT,
     HEADER_WRITE,
+    STORED_PAYLOAD_MEDIA_TYPE,
     TRANSFER_DEFAULT,
     RangeUnsatisfiable,
     RequestInvalid,
@@ -30,7 +31,11 @@ from ._generated import (
 from ._http import Answer, Body, Connections
 from ._message import Response
 from ._payload import Data, Payload, as_payload, copied
-from ._reference import Reference, inline_bytes, inline_reference
+from ._reference import Reference, inline_bytes, inline_reference, stored
+from ._store import StoreSet
+from ._store_config import Stores
+from ._store_counters import StoreCounters
+from ._store_key import Stored
 
 #: A good ``parallel`` where nothing better is known: enough to hide each other's round trips.
 PARALLEL_DEFAULT = 8
@@ -81,9 +86,16 @@ class Stat:
 class Client:
     """A handle on the local API of one queue-proxy."""
 
-    def __init__(self, api: Union[str, Config], transfer: str = TRANSFER_DEFAULT, limits: Optional[Limits] = None) -> None:
+    def __init__(
+        self,
+        api: Union[str, Config],
+        transfer: str = TRANSFER_DEFAULT,
+        limits: Optional[Limits] = None,
+        stores: Optional[Stores] = None,
+    ) -> None:
         """A client of the local API at ``api`` (``unix:/PATH``, ``unix:@NAME``, ``http://HOST:PORT``). Nothing is connected yet."""
-        self.config = api if isinstance(api, Config) else Config.of(api, transfer, limits)
+        self.config = api if isinstance(api, Config) else Config.of(api, transfer, limits, stores)
+        self._stores = StoreSet(self.config.stores, self.config.limits.heap_bytes_max)
         self._connections = Connections(self.config.api, self.config.limits)
         self._channels = Channels(self.config.api, self.config.limits)
         self._lock = threading.Lock()
@@ -96,11 +108,14 @@ class Client:
 
     @property
     def transfer(self) -> str:
-        """The transfer method: ``zipline`` or ``inline``."""
+        """The transfer method: ``zipline``, ``inline``, ``s3`` or ``redis``."""
         return self.config.transfer
 
     def close(self) -> None:
-        """Closes idle connections. What is in use is closed when it is done."""
+        """Closes idle connections; what is in use is closed when it is done. Under ``s3`` and ``redis`` the end of a session:
+        :meth:`clean_up` before."""
+        self.clean_up()
+        self._stores.close()
         self._connections.close()
         self._channels.close()
 
@@ -117,6 +132,18 @@ class Client:
                 self._proxy = _proxy_info(self._ask("GET /v1", "GET", "/v1", {}))
             return self._proxy
 
+    def store_counters(self) -> StoreCounters:
+        """What this client has asked of its stores so far. Under ``zipline`` and ``inline`` that is nothing."""
+        return self._stores.counters()
+
+    def clean_up(self) -> None:
+        """Deletes what this client put into stores and is still there, and waits until that is done.
+
+        References that others still hold come to nothing, as under ``zipline`` when a producer ends. Does nothing under ``zipline``
+        and ``inline``.
+        """
+        self._stores.clean_up(owned=True)
+
     # Objects.
 
     def put(
@@ -132,6 +159,9 @@ class Client:
         payload = as_payload(data, content_type)
         if self.transfer == "inline":
             return Receipt(inline_reference(bytes(payload)), len(payload))
+        if self.transfer != "zipline":
+            stored, expires = self._stores.put(self.transfer, payload, retrievals, ttl)
+            return Receipt(Reference(stored.token), len(payload), expires)
         handed = self._hand_over(payload, self.proxy().heap_threshold_bytes, retrievals, ttl)
         if handed is not None:
             return handed
@@ -142,9 +172,8 @@ class Client:
         self, pieces: Iterable[bytes], *, retrievals: int = 1, ttl: Optional[float] = None, content_type: Optional[str] = None
     ) -> Receipt:
         """Puts a payload whose length is not known before its end. Where the iterable raises, the object is aborted."""
-        if self.transfer == "inline":
-            data = b"".join(pieces)
-            return Receipt(inline_reference(data), len(data))
+        if self.transfer != "zipline":
+            return self.put_with_receipt(b"".join(pieces), retrievals=retrievals, ttl=ttl, content_type=content_type)
         headers = {"Content-Type": content_type} if content_type else {}
         return _receipt("POST /v1/objects", self._ask("POST /v1/objects", "POST", _put_target(retrievals, ttl), headers, iter(pieces)))
 
@@ -152,8 +181,8 @@ class Client:
         self, *, retrievals: int = 1, ttl: Optional[float] = None, content_type: Optional[str] = None
     ) -> Tuple[Receipt, "ObjectWriter"]:
         """A reference at once, to an object that is written afterwards and can be pulled meanwhile."""
-        if self.transfer == "inline":
-            raise MethodNotBuilt("inline (open)")
+        if self.transfer != "zipline":
+            raise MethodNotBuilt(f"{self.transfer} (open)")
         headers = {"Content-Type": content_type} if content_type else {}
         answer = self._ask("POST /v1/objects?open", "POST", _put_target(retrievals, ttl, "open"), headers, b"")
         token = _object("POST /v1/objects?open", answer.body).get("write_token")
@@ -166,6 +195,9 @@ class Client:
 
         ``range`` is (first byte, length): that part is read onto the heap, and does not count.
         """
+        in_store = stored(reference)
+        if in_store is not None:
+            return self._stores.get(in_store) if range is None else self._stores.get_part(in_store, range)
         carried = inline_bytes(reference)
         if carried is not None:
             return Payload(carried if range is None else _part(carried, range))
@@ -184,6 +216,9 @@ class Client:
 
     def stat(self, reference: str) -> Stat:
         """What is known of an object, without reading it."""
+        in_store = stored(reference)
+        if in_store is not None:
+            return Stat(in_store.length, *self._stores.stat(in_store))
         carried = inline_bytes(reference)
         if carried is not None:
             return Stat(len(carried), None, None)
@@ -194,7 +229,10 @@ class Client:
 
     def release(self, reference: str) -> None:
         """Frees an object for everybody. Twice is the same as once."""
-        if inline_bytes(reference) is None:
+        in_store = stored(reference)
+        if in_store is not None:
+            self._stores.release(in_store)
+        elif inline_bytes(reference) is None:
             self._ask("DELETE /v1/objects", "DELETE", "/v1/objects", {HEADER_REFERENCE: reference})
 
     def narrow(
@@ -208,8 +246,14 @@ class Client:
     ) -> Reference:
         """A narrower reference to the same object; nothing can be widened. ``receiver`` is ``NAMESPACE/SERVICE``.
 
-        An inline reference narrows to its range; receiver, slot and expiry have no meaning there.
+        An inline reference, and one to a store, narrows to its range; receiver, slot and expiry have no meaning there.
         """
+        in_store = stored(reference)
+        if in_store is not None:
+            narrowed = in_store if range is None else in_store.narrowed(range)
+            if narrowed is None:
+                raise _range_error(range or (0, 0))
+            return Reference(narrowed.token)
         carried = inline_bytes(reference)
         if carried is not None:
             return Reference(reference) if range is None else inline_reference(_part(carried, range))
@@ -253,8 +297,14 @@ class Client:
         if payload.content_type and not any(name.lower() == "content-type" for name in fields):
             fields["Content-Type"] = payload.content_type
         held: Optional[Reference] = None
+        parked: Optional[Stored] = None
         body: Union[bytes, memoryview] = payload.view
-        if reference is not None:
+        if reference is not None and stored(reference) is not None:
+            body = _envelope(reference, fields)
+        elif reference is None and self._parks(payload):
+            parked, _ = self._stores.put(self.transfer, payload, 0, self.config.limits.answer_seconds)
+            body = _envelope(parked.token, fields)
+        elif reference is not None:
             carried = inline_bytes(reference)
             body = b"" if carried is None else carried
             if carried is None:
@@ -266,10 +316,17 @@ class Client:
             answer = self._connections.ask("invoke", method, f"/v1/invoke/{service}{path}", fields, body)
         finally:
             self._end_hold(held)
+            if parked is not None:
+                self._stores.delete(parked)
         error = answer.refused()
         if error is not None:
             raise error
         return Response(Payload(answer.body, answer.headers.get("Content-Type")), answer.status, answer.headers)
+
+    def _parks(self, payload: Payload) -> bool:
+        """Whether a call's payload is parked in a store for the length of the call."""
+        parks = self.transfer in ("s3", "redis") and len(payload) > 0
+        return parks and len(payload) >= self.config.stores.inline_bytes
 
     def _hold_for_call(self, payload: Payload, service: str, fields: Dict[str, str]) -> Optional[Reference]:
         """Puts the payload for the length of a call, if it is large enough to gain by it and descriptors can pass. A proxy that
@@ -312,9 +369,10 @@ class Client:
     def broadcast(
         self, data: Data, consumers: int, *, ttl: Optional[float] = None, parallel: int = PARALLEL_DEFAULT
     ) -> List[Reference]:
-        """One put with a slot per consumer, so that a consumer that reads twice does not use up another's turn."""
+        """One put with a slot per consumer, so that a consumer that reads twice does not use up another's turn. (Under other methods
+        than ``zipline`` all consumers get the same reference.)"""
         whole = self.put(data, retrievals=consumers, ttl=ttl)
-        if self.transfer == "inline":
+        if self.transfer != "zipline":
             return [whole] * consumers
         return _each(lambda slot: self.narrow(whole, slot=slot), builtin_range(consumers), parallel)
 
@@ -386,6 +444,15 @@ def _each(work: Callable[[_In], _Out], items: Iterable[_In], parallel: int) -> L
 def _put_target(retrievals: int, ttl: Optional[float], flag: str = "") -> str:
     query = ([flag] if flag else []) + [f"retrievals={retrievals}"] + ([f"ttl={_milliseconds(ttl)}ms"] if ttl is not None else [])
     return "/v1/objects?" + "&".join(query)
+
+
+def _envelope(reference: str, fields: Dict[str, str]) -> bytes:
+    """The body that stands for a payload in a store; its content type takes the place of the payload's in ``fields``."""
+    told = {"reference": reference}
+    for name in [name for name in fields if name.lower() == "content-type"]:
+        told["content_type"] = fields.pop(name)
+    fields["Content-Type"] = STORED_PAYLOAD_MEDIA_TYPE
+    return json.dumps(told).encode("utf-8")
 
 
 def _milliseconds(seconds: float) -> int:

@@ -7,8 +7,10 @@ import sys
 from dataclasses import dataclass, field
 from typing import Mapping, Optional, Tuple, Union
 
-from ._error import ConfigurationError, MethodNotBuilt
+from ._error import ConfigurationError
 from ._generated import TRANSFER_DEFAULT, VARIABLE_API, VARIABLE_TRANSFER
+from ._store import check
+from ._store_config import Stores
 
 #: What ``socket.connect`` takes for a Unix socket: a path, or bytes that begin with zero for an abstract one.
 UnixAddress = Union[str, bytes]
@@ -60,10 +62,8 @@ def _unix_address(text: str) -> UnixAddress:
 
 
 def _transfer(name: str) -> str:
-    if name in ("zipline", "inline"):
+    if name in ("zipline", "inline", "s3", "redis"):
         return name
-    if name in ("s3", "redis"):
-        raise MethodNotBuilt(name)
     raise ConfigurationError(
         VARIABLE_TRANSFER, name, "not a transfer method; known are `zipline`, `inline`, `s3` and `redis`"
     )
@@ -93,19 +93,30 @@ class Config:
     api: Endpoint
     transfer: str = TRANSFER_DEFAULT
     limits: Limits = field(default_factory=Limits)
+    #: The stores that payloads may be parked in.
+    stores: Stores = field(default_factory=Stores)
 
     @classmethod
     def from_variables(cls, variables: Mapping[str, str]) -> "Config":
-        """Reads ``ZIPLINE_API`` and ``ZIPLINE_TRANSFER``; raises :class:`ConfigurationError` or :class:`MethodNotBuilt`."""
+        """Reads ``ZIPLINE_API``, ``ZIPLINE_TRANSFER`` and what :meth:`Stores.from_variables` reads; raises
+        :class:`ConfigurationError`, or :class:`MethodNotBuilt` where the method's store client is not installed."""
         api = variables.get(VARIABLE_API, "")
         if not api:
             raise ConfigurationError(
                 VARIABLE_API, "", "not set; a queue-proxy's function has it, elsewhere name the local API of `zipline up`"
             )
         transfer = _transfer(variables.get(VARIABLE_TRANSFER) or TRANSFER_DEFAULT)
-        return cls(api=Endpoint.parse(api), transfer=transfer)
+        stores = Stores.from_variables(variables)
+        if transfer in ("s3", "redis"):
+            check(stores, transfer)
+        return cls(api=Endpoint.parse(api), transfer=transfer, stores=stores)
 
     @classmethod
-    def of(cls, api: str, transfer: str = TRANSFER_DEFAULT, limits: Optional[Limits] = None) -> "Config":
+    def of(
+        cls, api: str, transfer: str = TRANSFER_DEFAULT, limits: Optional[Limits] = None, stores: Optional[Stores] = None
+    ) -> "Config":
         """The configuration for that local API."""
-        return cls(api=Endpoint.parse(api), transfer=_transfer(transfer), limits=limits or Limits())
+        stores = stores or Stores()
+        if _transfer(transfer) in ("s3", "redis"):
+            check(stores, transfer)
+        return cls(api=Endpoint.parse(api), transfer=transfer, limits=limits or Limits(), stores=stores)

@@ -47,7 +47,7 @@ class MethodNotBuilt(ZiplineError):
     """The transfer method, or the reference's, is known but not part of this build."""
 
     name = "method-not-built"
-    hint = "Set ZIPLINE_TRANSFER to `zipline` or `inline`"
+    hint = "Install the method's extra, zipline-sdk[s3] or zipline-sdk[redis], or set ZIPLINE_TRANSFER to another"
 
     def __init__(self, method: str) -> None:
         super().__init__(f"transfer method `{method}` is not part of this build")
@@ -61,6 +61,30 @@ class ProtocolError(ZiplineError):
 
     def __init__(self, request: str, reason: object) -> None:
         super().__init__(f"the local API's answer to {request} is not understood: {reason}")
+
+
+class StoreUnreachable(ZiplineError):
+    """A store, S3 or Redis, does not answer."""
+
+    name = "store-unreachable"
+    retry = "later"
+    hint = "See whether the store runs, and whether ZIPLINE_S3_ENDPOINT or ZIPLINE_REDIS_URL names it"
+
+    def __init__(self, store: str, place: str, reason: object) -> None:
+        super().__init__(f"{store} ({place}) cannot be reached: {reason}")
+
+
+class StoreRefused(ZiplineError):
+    """A store refused, also when it was asked again. ``passes``: it can change its mind (503, ``LOADING``)."""
+
+    name = "store-refused"
+    hint = "See the credentials, the bucket and what they may do"
+
+    def __init__(self, store: str, place: str, operation: str, reason: object, passes: bool) -> None:
+        super().__init__(f"{store} ({place}) refused to {operation}: {reason}")
+        if passes:
+            self.retry = "later"
+            self.hint = "Try again later; raise ZIPLINE_STORE_RETRIES to be more patient"
 
 
 class SystemFailure(ZiplineError):

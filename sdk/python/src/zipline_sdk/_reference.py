@@ -6,7 +6,6 @@ import base64
 import binascii
 from typing import Optional
 
-from ._error import MethodNotBuilt
 from ._generated import (
     PREFIX_INLINE,
     PREFIX_REDIS,
@@ -15,6 +14,7 @@ from ._generated import (
     REFERENCE_CHARS_MAX,
     ReferenceInvalid,
 )
+from ._store_key import Stored
 
 _METHODS = {PREFIX_ZIPLINE: "zipline", PREFIX_INLINE: "inline", PREFIX_S3: "s3", PREFIX_REDIS: "redis"}
 
@@ -42,7 +42,10 @@ def inline_reference(data: bytes) -> Reference:
 
 
 def inline_bytes(token: str) -> Optional[bytes]:
-    """The bytes that an inline reference carries; ``None`` for a sealed one, which the queue-proxy reads."""
+    """The bytes that an inline reference carries; ``None`` for a sealed one, which the queue-proxy reads.
+
+    One to a store is none of both; see :func:`stored`.
+    """
     method = Reference(token).method
     if method == "zipline":
         if len(token) > REFERENCE_CHARS_MAX:
@@ -52,9 +55,17 @@ def inline_bytes(token: str) -> Optional[bytes]:
         return None
     if method == "inline":
         return _base64url(token[len(PREFIX_INLINE) :])
-    if method in ("s3", "redis"):
-        raise MethodNotBuilt(method)
     raise ReferenceInvalid("the reference begins with no known prefix")
+
+
+def stored(token: str) -> Optional[Stored]:
+    """The object in a store that a reference names; ``None`` for a reference of another method."""
+    if Reference(token).method not in ("s3", "redis"):
+        return None
+    found = Stored.parse(token)
+    if found is None:
+        raise ReferenceInvalid("the reference names no key of a store")
+    return found
 
 
 def _base64url(text: str) -> bytes:

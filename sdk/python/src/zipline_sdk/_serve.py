@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import logging
 import os
 import select
@@ -19,9 +20,18 @@ from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Union
 
 from ._client import Client
 from ._error import ConfigurationError, ProtocolError, Refused, SystemFailure, ZiplineError
-from ._generated import HEADER_ERROR, HEADER_TICKET, PayloadTooLarge, RequestInvalid
+from ._generated import (
+    HEADER_ERROR,
+    HEADER_TICKET,
+    STORED_PAYLOAD_MEDIA_TYPE,
+    PayloadTooLarge,
+    ReferenceInvalid,
+    RequestInvalid,
+)
 from ._message import Failure, Request, Response
 from ._payload import Data, Payload, as_payload
+from ._reference import stored
+from ._store_key import Stored
 
 #: Connections at once; further ones wait in the kernel's queue. A queue-proxy keeps at most its concurrency, or 1,000.
 CONNECTIONS_MAX = 1024
@@ -110,6 +120,8 @@ class Server:
             self._finish_requests(GRACE_SECONDS)
             self._finished.set()
             self._finish.set()
+            # What has been read is freed; what others still hold references to stays for them.
+            self.client._stores.clean_up(owned=False)
             registration.join()
             self._stop.close()
             self._finish.close()
@@ -232,7 +244,7 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
 
     def _outcome(self) -> Response:
         try:
-            payload = self._payload()
+            payload, in_store = self._resolved(self._payload())
         except ZiplineError as error:
             # The handler did not see it. What is left of the body is not worth reading.
             self.close_connection = True
@@ -240,7 +252,13 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
         del self.headers[HEADER_TICKET]
         if self.headers.get("Content-Type"):
             payload.content_type = self.headers["Content-Type"]
-        request = Request(self.command, self.path, self.headers, payload)
+        response = self._handled(Request(self.command, self.path, self.headers, payload))
+        if in_store is not None and response.status < 500:
+            # As for every payload that came by reference: an answer below 500 is its retrieval.
+            self.server.client._stores.retrieved(in_store)
+        return response
+
+    def _handled(self, request: Request) -> Response:
         try:
             return _response(self.server._answer(request))
         except Failure as failure:
@@ -248,6 +266,26 @@ class _Exchange(http.server.BaseHTTPRequestHandler):
         except Exception as error:  # noqa: BLE001: a handler's failure costs one request, not the process
             _log.exception("the handler failed at %s %s", request.method, request.path)
             return Response.of(f"{type(error).__name__}: {error}\n", status=500)
+
+    def _resolved(self, received: Payload) -> Tuple[Payload, Optional[Stored]]:
+        """Puts the payload in place of a body that says in which store it lies. A function without a store takes such a body as it
+        is."""
+        client = self.server.client
+        if self.headers.get("Content-Type") != STORED_PAYLOAD_MEDIA_TYPE or not client.config.stores.any:
+            return received, None
+        try:
+            envelope = json.loads(bytes(received))
+            in_store = stored(envelope["reference"])
+            content_type = envelope.get("content_type")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ReferenceInvalid(f"the body that stands for a payload is not understood: {error}") from None
+        if in_store is None:
+            raise ReferenceInvalid("the body that stands for a payload has a reference to no store")
+        payload = client._stores.peek(in_store)
+        del self.headers["Content-Type"]
+        if content_type or payload.content_type:
+            self.headers["Content-Type"] = str(content_type or payload.content_type)
+        return payload, in_store
 
     def _payload(self) -> Payload:
         ticket = self.headers.get(HEADER_TICKET)

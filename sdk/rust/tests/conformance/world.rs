@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
-use zipline_sdk::{Client, Config, Endpoint, Server, Transfer};
+use zipline_sdk::{Client, Config, Endpoint, Server};
 use zipline_testkit::{KeyRing, Keys, Proxy, ProxyOptions, Scratch, free_port};
 
 use crate::function;
+use crate::stores::Variables;
 
 pub(crate) struct World {
     pub(crate) producer: Client,
@@ -20,10 +22,10 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) async fn start(environment: &BTreeMap<String, String>, transfer: &str) -> Result<Self> {
+    /// Starts a world whose clients are made with these variables beside their `ZIPLINE_API`.
+    pub(crate) async fn start(environment: &BTreeMap<String, String>, variables: &Variables) -> Result<Self> {
         let scratch = Scratch::new()?;
         let ring = KeyRing::random()?;
-        let transfer = Transfer::from_name(transfer)?;
         let port = free_port()?;
         let set =
             |options: ProxyOptions| options.envs(environment.iter().map(|(variable, value)| (variable.as_str(), value.as_str())));
@@ -33,8 +35,12 @@ impl World {
             .env("ZIPLINE_PEERS_KNOWN", "all"))
         .start(&scratch)
         .await?;
-        let client = |api| Client::new(Config { transfer, ..Config::new(Endpoint::Unix(api)) });
-        let own = client(consumer.api_path().to_owned());
+        let client = |api: &Path| {
+            let api = Endpoint::Unix(api.to_owned()).to_string();
+            let variable = |name: &str| if name == "ZIPLINE_API" { Some(api.clone()) } else { variables.get(name).cloned() };
+            Config::from_variables(variable).map(Client::new)
+        };
+        let own = client(consumer.api_path())?;
         let server = Server::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), own.clone()).await?;
         let mut function = JoinSet::new();
         let served = own.clone();
@@ -42,9 +48,9 @@ impl World {
             server.serve(move |request| function::answer(served.clone(), request), std::future::pending()).await.ok();
         });
         Ok(Self {
-            producer: client(producer.api_path().to_owned()),
+            producer: client(producer.api_path())?,
             consumer: own,
-            nowhere: client(scratch.join("nowhere")),
+            nowhere: client(&scratch.join("nowhere"))?,
             _function: function,
             _proxies: [consumer, producer],
             _scratch: scratch,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use zipline_contract::settings;
 use zipline_platform::model::{ServiceView, Status};
 use zipline_platform::{Ending, Platform, PlatformConfig};
-use zipline_sdk::Client;
+use zipline_sdk::{Client, Stores};
 
 use crate::commands::up::TransferMethod;
 use crate::control::Body;
@@ -60,9 +60,9 @@ impl Cloud {
         Ok(())
     }
 
-    /// A client of the client proxy.
-    pub(super) async fn client(&self) -> Result<Client, Failure> {
-        self.running.calling_client().await
+    /// A client of the client proxy, which reads what lies in these stores.
+    pub(super) async fn client(&self, stores: Stores) -> Result<Client, Failure> {
+        self.running.client_of(stores).await
     }
 
     pub(super) async fn status(&self) -> Result<Status, Failure> {

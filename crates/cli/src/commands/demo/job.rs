@@ -10,6 +10,7 @@ use serde_json::json;
 use zipline_sdk::{Call, Client, Reference};
 
 use super::cloud::Cloud;
+use super::store::Store;
 use super::{MAPPERS, REDUCERS, Stage, services};
 use crate::commands::up::TransferMethod;
 use crate::failure::{Exit, Failure};
@@ -68,17 +69,18 @@ impl Run {
     }
 }
 
-/// Starts a platform whose payloads move by `transfer`, runs the job on it, and ends it.
+/// Starts a platform whose payloads move by `transfer`, with its store where it needs one, runs the job on it, and ends it.
 pub(super) async fn run(stage: &Stage, transfer: TransferMethod) -> Result<Run, Failure> {
     let output = stage.output;
     let mut phases = Vec::new();
+    let store = Store::of(transfer, output).await?;
 
     let step = output.step(&format!("starting a platform, transfer method `{}`", transfer.name()));
     let cloud = Cloud::start(&stage.scratch.join(transfer.name()), transfer).await?;
     phases.push(Phase::new("start", step.done(&format!("state in {}", cloud.state().display()))));
 
     let step = output.step("deploying driver, mapper and reducer");
-    let manifests = services::manifests(&stage.mapreduce, stage.language)?;
+    let manifests = services::manifests(&stage.mapreduce, stage.language, store.variables())?;
     for (_, manifest) in &manifests {
         cloud.apply(manifest)?;
     }
@@ -88,7 +90,7 @@ pub(super) async fn run(stage: &Stage, transfer: TransferMethod) -> Result<Run, 
     let ready = cloud.status().await?.instances;
     phases.push(Phase::new("deploy", step.done(&format!("{} instances ready, {} starting", ready.ready, ready.starting))));
 
-    let client = cloud.client().await?;
+    let client = cloud.client(store.stores()?).await?;
     let step = output.step(&format!("counting with {MAPPERS} mappers and {REDUCERS} reducers"));
     let ran = tokio::select! {
         ran = call_driver(stage, &client) => ran?,

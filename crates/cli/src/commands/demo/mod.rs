@@ -7,6 +7,7 @@ mod cloud;
 mod job;
 mod report;
 mod services;
+mod store;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
+use zipline_servers::Server;
 
 use crate::commands::up::TransferMethod;
 use crate::failure::{Exit, Failure, Outcome};
@@ -33,7 +35,7 @@ pub(crate) struct Demo {
     /// How payloads move
     #[arg(long, value_enum, default_value = "zipline")]
     transfer: TransferMethod,
-    /// Run the job with both methods and show them side by side
+    /// Run the job with every method that can be had here and show them side by side
     #[arg(long, conflicts_with = "transfer")]
     compare: bool,
     /// Language of mappers and reducers
@@ -115,7 +117,7 @@ async fn show(arguments: Demo, output: Output) -> Result<Outcome, Failure> {
     };
     let input = stage.choose(arguments.input.as_deref()).await?;
     let methods = match arguments.compare {
-        true => vec![TransferMethod::Zipline, TransferMethod::Inline],
+        true => comparable(arguments.lang, output).await,
         false => vec![arguments.transfer],
     };
     let mut runs = Vec::new();
@@ -193,6 +195,27 @@ impl Stage {
         command.arg("export").arg(result).arg("--list").arg(&self.list).arg("--output").arg(folder);
         programs::run(&mut command).await.map(drop)
     }
+}
+
+/// Every method; without those, and that is said, whose server or client is not there.
+async fn comparable(language: Language, output: Output) -> Vec<TransferMethod> {
+    let mut methods = vec![TransferMethod::Zipline, TransferMethod::Inline];
+    for (method, server, module) in [(TransferMethod::S3, Server::S3, "boto3"), (TransferMethod::Redis, Server::Redis, "redis")] {
+        let name = method.name();
+        if let Err(error) = store::at_hand(method, server) {
+            output.note(&format!("without `{name}`: {error}\nhint: {}", error.hint()));
+        } else if language == Language::Python && !has_module(module).await {
+            output.note(&format!("without `{name}`: Python has no module `{module}`\nhint: `pip install {module}`"));
+        } else {
+            methods.push(method);
+        }
+    }
+    methods
+}
+
+/// Whether the Python that runs the functions has a module.
+async fn has_module(module: &str) -> bool {
+    programs::run(Command::new("python3").args(["-c", &format!("import {module}")])).await.is_ok()
 }
 
 /// Compares a run's result with the right one, byte for byte.

@@ -93,8 +93,8 @@ impl Report {
         text.push_str(&edges(&self.runs));
         text.push_str(&self.numbers());
         let again = match &self.runs[..] {
-            [run] if run.method == "zipline" => "zipline demo --compare   runs the same job inline as well, side by side",
-            [_] => "zipline demo --compare   runs the same job with both methods, side by side",
+            [run] if run.method == "zipline" => "zipline demo --compare   runs the same job with every method, side by side",
+            [_] => "zipline demo --compare   runs the same job with every method, side by side",
             _ => "zipline up   starts a platform of your own; deploy to it with `zipline service apply -f FILE`",
         };
         text + "\nTry next: " + again + "\n"

@@ -13,17 +13,28 @@ const PYTHON: &str = "examples/mapreduce/python";
 /// Folder of the Python SDK in the project.
 const PYTHON_SDK: &str = "sdk/python/src";
 
-/// The services by name, in the order in which they are deployed.
-pub(super) fn manifests(mapreduce: &Path, language: Language) -> Result<Vec<(&'static str, Value)>, Failure> {
+/// The services by name, in the order in which they are deployed, each with these variables.
+pub(super) fn manifests(
+    mapreduce: &Path,
+    language: Language,
+    variables: &[(&str, String)],
+) -> Result<Vec<(&'static str, Value)>, Failure> {
     let rust = |role: &str| json!({ "name": "function", "command": [mapreduce], "args": [role] });
     let (mapper, reducer) = match language {
         Language::Rust => (rust("mapper"), rust("reducer")),
         Language::Python => (python("mapper")?, python("reducer")?),
     };
+    let with_variables = |mut container: Value| {
+        let own = container["env"].as_array().cloned().unwrap_or_default();
+        let env = variables.iter().map(|(name, value)| json!({ "name": name, "value": value })).chain(own);
+        container["env"] = env.collect();
+        container
+    };
+    let (mapper, reducer) = (with_variables(mapper), with_variables(reducer));
     Ok(vec![
         ("mapper", service("mapper", MAPPERS, &mapper)),
         ("reducer", service("reducer", REDUCERS, &reducer)),
-        ("driver", service("driver", 1, &rust("driver"))),
+        ("driver", service("driver", 1, &with_variables(rust("driver")))),
     ])
 }
 

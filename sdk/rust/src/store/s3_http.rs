@@ -1,0 +1,243 @@
+//! How the S3 client sends its requests: hyper's pooled connections, counted, and answers sorted by who must act.
+//!
+//! `object_store` signs, splits and repeats; this carries one request at a time. A refusal becomes an error with the
+//! store's own code here, because this is where status and body are at hand: what may pass by itself (500 and above,
+//! 429) in the kind that the client repeats within its bound, the rest in a kind that it does not. Only "there is no such
+//! object" stays an answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use hmac::{Hmac, KeyInit, Mac};
+use http::{Method, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
+use hyper_util::client::legacy::{Client, Error as SendError};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use object_store::client::{
+    ClientOptions, CryptoProvider, DigestAlgorithm, DigestContext, HmacContext, HttpClient, HttpConnector, HttpError,
+    HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody, HttpService, Signer, SigningAlgorithm,
+};
+use sha2::{Digest, Sha256};
+
+use super::counters::Counters;
+use super::key::Kind;
+use crate::error::Error;
+
+/// Connections to one service that are kept while idle, and for how long.
+const IDLE_MAX: usize = 64;
+const IDLE_FOR: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a refusal's body that are looked at.
+const REFUSAL_BYTES_MAX: usize = 64 * 1024;
+/// Characters of its message that are told.
+const MESSAGE_CHARS_MAX: usize = 200;
+
+/// The store refused: status, and code and message of its error body.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) status: StatusCode,
+    code: String,
+    message: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "status {}", self.status.as_u16())?;
+        [&self.code, &self.message].into_iter().filter(|text| !text.is_empty()).try_for_each(|text| write!(f, ", {text}"))
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Refused {
+    fn of(status: StatusCode, body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        let element = |name: &str| {
+            let (_, rest) = text.split_once(&format!("<{name}>"))?;
+            Some(rest.split_once(&format!("</{name}>"))?.0.chars().take(MESSAGE_CHARS_MAX).collect::<String>())
+        };
+        Self { status, code: element("Code").unwrap_or_default(), message: element("Message").unwrap_or_default() }
+    }
+
+    fn passes_by_itself(&self) -> bool {
+        self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS
+    }
+}
+
+/// hyper as the S3 client's transport.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    client: Client<HttpsConnector<TcpConnector>, HttpRequestBody>,
+    counters: Arc<Counters>,
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Transport")
+    }
+}
+
+impl Transport {
+    pub(crate) fn new(counters: Arc<Counters>) -> Result<Self, Error> {
+        let mut tcp = TcpConnector::new();
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_nodelay(true);
+        tcp.enforce_http(false);
+        let tls = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
+            .map_err(Error::system("reading the system's certificates"))?;
+        let connector = tls.https_or_http().enable_http1().wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_FOR)
+            .pool_max_idle_per_host(IDLE_MAX)
+            .build(connector);
+        Ok(Self { client, counters })
+    }
+
+    fn count(&self, method: &Method, failed: bool, throttled: bool) {
+        self.counters.note(Kind::S3, |operations| match *method {
+            _ if failed => {
+                operations.failed += 1;
+                operations.throttled += u64::from(throttled);
+            }
+            Method::PUT | Method::POST => operations.puts += 1,
+            Method::DELETE => operations.deletes += 1,
+            _ => operations.gets += 1,
+        });
+    }
+
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let method = request.method().clone();
+        let response = self.client.request(request).await.map_err(|error| {
+            self.count(&method, true, false);
+            unsent(error)
+        })?;
+        let status = response.status();
+        let fine = status.is_success() || status.is_redirection() || status == StatusCode::PRECONDITION_FAILED;
+        if fine {
+            self.count(&method, false, false);
+            let (parts, body) = response.into_parts();
+            return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body.map_err(broken))));
+        }
+        let (parts, refused) = refusal(response).await;
+        let passes = refused.passes_by_itself();
+        self.count(&method, passes, matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS));
+        if status == StatusCode::NOT_FOUND && refused.code != "NoSuchBucket" {
+            let nothing = HttpResponseBody::new(Empty::<Bytes>::new().map_err(|never| match never {}));
+            return Ok(HttpResponse::from_parts(parts, nothing));
+        }
+        Err(HttpError::new(if passes { HttpErrorKind::Request } else { HttpErrorKind::Unknown }, refused))
+    }
+}
+
+/// The answer's head, and what its body says.
+async fn refusal(response: Response<Incoming>) -> (http::response::Parts, Refused) {
+    let (parts, body) = response.into_parts();
+    // A body that breaks off has nothing to say; the status stands.
+    let body = Limited::new(body, REFUSAL_BYTES_MAX).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let refused = Refused::of(parts.status, &body);
+    (parts, refused)
+}
+
+fn unsent(error: SendError) -> HttpError {
+    HttpError::new(if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Interrupted }, error)
+}
+
+fn broken(error: hyper::Error) -> HttpError {
+    HttpError::new(HttpErrorKind::Interrupted, error)
+}
+
+impl HttpService for Transport {
+    // As `async_trait` spells an `async fn call`.
+    fn call<'life0, 'async_trait>(&'life0 self, request: HttpRequest) -> BoxFuture<'async_trait, Result<HttpResponse, HttpError>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        Box::pin(self.send(request))
+    }
+}
+
+impl HttpConnector for Transport {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+/// What signing needs, from the ciphers that the rest of Zipline uses.
+#[derive(Debug)]
+pub(crate) struct Signing;
+
+struct Sum(Sha256, Vec<u8>);
+
+struct Signature(Hmac<Sha256>, Vec<u8>);
+
+impl CryptoProvider for Signing {
+    fn digest(&self, _: DigestAlgorithm) -> object_store::Result<Box<dyn DigestContext>> {
+        Ok(Box::new(Sum(Sha256::new(), Vec::new())))
+    }
+
+    fn hmac(&self, _: DigestAlgorithm, secret: &[u8]) -> object_store::Result<Box<dyn HmacContext>> {
+        let mac = Hmac::new_from_slice(secret)
+            .map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(error) })?;
+        Ok(Box::new(Signature(mac, Vec::new())))
+    }
+
+    fn sign(&self, _: SigningAlgorithm, _: &[u8]) -> object_store::Result<Box<dyn Signer>> {
+        // For Google's service accounts; S3 does not sign with RSA.
+        Err(object_store::Error::NotSupported { source: "signing with RSA".into() })
+    }
+}
+
+impl DigestContext for Sum {
+    fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    fn finish(&mut self) -> object_store::Result<&[u8]> {
+        self.1 = self.0.clone().finalize().to_vec();
+        Ok(&self.1)
+    }
+}
+
+impl HmacContext for Signature {
+    fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    fn finish(&mut self) -> object_store::Result<&[u8]> {
+        self.1 = self.0.clone().finalize().into_bytes().to_vec();
+        Ok(&self.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mac_is_that_of_rfc_4231() {
+        let mut mac = Signing.hmac(DigestAlgorithm::Sha256, b"Jefe").expect("made");
+        mac.update(b"what do ya want ");
+        mac.update(b"for nothing?");
+        let sum: String = mac.finish().expect("summed").iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(sum, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    }
+
+    #[test]
+    fn a_refusal_tells_the_stores_own_words() {
+        let body =
+            b"<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><Message>Please reduce.</Message><Key>secret</Key></Error>";
+        let refused = Refused::of(StatusCode::SERVICE_UNAVAILABLE, body);
+        assert!(refused.passes_by_itself());
+        assert_eq!(refused.to_string(), "status 503, SlowDown, Please reduce.");
+        assert_eq!(Refused::of(StatusCode::FORBIDDEN, b"\xff").to_string(), "status 403");
+    }
+}
