@@ -13,6 +13,7 @@ mod peak;
 mod process;
 mod proxy;
 mod raw;
+mod report;
 mod s3_delay;
 mod setup;
 mod stats;
@@ -71,6 +72,18 @@ enum Bench {
         #[arg(long, default_value_t = 42, requires = "s3_delay")]
         seed: u64,
         /// One JSON document on standard output: the variables by store.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a page, Markdown and figures from raw files; measures nothing.
+    Report {
+        /// Raw files, one a bench [default: the newest of each]
+        #[arg(long, value_name = "FILE", num_args = 1..)]
+        from: Vec<PathBuf>,
+        /// The page; Markdown and figures are written beside it
+        #[arg(long, value_name = "FILE", default_value = "zipline-report.html")]
+        out: PathBuf,
+        /// One JSON document on standard output: the files that were written
         #[arg(long)]
         json: bool,
     },
@@ -144,6 +157,15 @@ fn run(arguments: Arguments) -> Result<()> {
         Bench::Setup { check, json } => setup::run(check, json),
         Bench::Stores { s3_delay, delay_factor, seed, json } => {
             runtime()?.block_on(stores::run(s3_delay.map(|service| (service, delay_factor, seed)), json))
+        }
+        Bench::Report { from, out, json } => {
+            let written = report::run(&report::Options { from, out })?;
+            if json {
+                println!("{}", serde_json::to_string(&written)?);
+            } else {
+                written.print();
+            }
+            Ok(())
         }
         Bench::Transfer { common, only, sizes } => runtime()?.block_on(async {
             let (seed, congestion) = (common.seed, common.congestion.clone());

@@ -16,23 +16,35 @@ pub(crate) fn raw_path(kind: &str, given: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Ok(raw_folder()?.join(format!("{kind}-{seconds}.json")))
+}
+
+/// The folder of raw files that were not named otherwise.
+pub(crate) fn raw_folder() -> Result<PathBuf> {
     let state = std::env::var_os("XDG_STATE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::home_dir().map(|home| home.join(".local/state")));
-    let folder = state.context("neither XDG_STATE_HOME nor HOME is set; name a file with --raw FILE")?.join("zipline/bench");
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Ok(folder.join(format!("{kind}-{seconds}.json")))
+    Ok(state
+        .context("neither XDG_STATE_HOME nor HOME is set; name a file with --raw FILE, or --from FILE")?
+        .join("zipline/bench"))
 }
 
 /// Writes a document beside its place and moves it there, so that a full disk or a kill leaves no half file.
 pub(crate) fn write_whole(path: &Path, document: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string(document)?;
+    text.push('\n');
+    write_text(path, &text)
+}
+
+/// The same for a text.
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).with_context(|| format!("folder {} for the raw file", folder.display()))?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("a raw file in {}", folder.display()))?;
-    serde_json::to_writer(&mut file, document)?;
-    file.write_all(b"\n")?;
+    fs::create_dir_all(folder).with_context(|| format!("folder {} for {}", folder.display(), path.display()))?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("a file in {}", folder.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
     file.as_file().sync_all()?;
-    file.persist(path).with_context(|| format!("raw file {}", path.display()))?;
+    file.persist(path).with_context(|| format!("file {}", path.display()))?;
     Ok(())
 }
 

@@ -1,0 +1,143 @@
+//! `bench report`: raw files in, one HTML page, Markdown and figures out.
+//!
+//! Nothing is measured here: a report made twice from the same files is the same to the letter.
+
+mod cost;
+mod page;
+mod plot;
+mod read;
+mod sections;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::output;
+use page::Page;
+use read::{AppRow, Files};
+
+/// The method that others are compared with.
+const OURS: &str = "zipline";
+
+/// What the command line chose.
+pub(crate) struct Options {
+    /// Raw files; none: the newest of each bench.
+    pub(crate) from: Vec<PathBuf>,
+    /// The page; Markdown and figures lie beside it.
+    pub(crate) out: PathBuf,
+}
+
+/// What was written.
+#[derive(serde::Serialize)]
+pub(crate) struct Written {
+    schema: u32,
+    html: PathBuf,
+    markdown: PathBuf,
+    figures: Vec<PathBuf>,
+    from: Vec<PathBuf>,
+}
+
+impl Written {
+    /// For people.
+    pub(crate) fn print(&self) {
+        println!("{}\n{}", self.html.display(), self.markdown.display());
+        for figure in &self.figures {
+            println!("{}", figure.display());
+        }
+    }
+}
+
+/// Makes the report. Every file is whole or not there.
+pub(crate) fn run(options: &Options) -> Result<Written> {
+    let files = Files::read(&options.from, &output::raw_folder()?)?;
+    let page = make(&files)?;
+    let html = page.html()?;
+    let stem = options.out.file_stem().and_then(|stem| stem.to_str()).context("--out names no file")?.to_owned();
+    let folder = options.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let figures_folder = format!("{stem}-figures");
+    let markdown = page.markdown(&figures_folder)?;
+    let drawn = page.figures()?;
+    let mut figures = Vec::new();
+    for (name, svg) in drawn {
+        let path = folder.join(&figures_folder).join(name);
+        output::write_text(&path, &svg)?;
+        figures.push(path);
+    }
+    let markdown_path = folder.join(format!("{stem}.md"));
+    output::write_text(&markdown_path, &markdown)?;
+    output::write_text(&options.out, &html)?;
+    let from = files.all().map(|(_, file)| file.path.clone()).collect();
+    Ok(Written { schema: output::SCHEMA, html: options.out.clone(), markdown: markdown_path, figures, from })
+}
+
+fn make(files: &Files) -> Result<Page> {
+    let apps = files.of("apps");
+    let app_rows: Vec<AppRow> = apps.map(|file| file.rows()).transpose()?.unwrap_or_default();
+    let priced = match apps {
+        Some(file) => cost::price(&file.text, file.head.seed)?,
+        None => Vec::new(),
+    };
+    let micro = files.of("micro").map(|file| file.rows()).transpose()?.unwrap_or_default();
+    let transfer = files.of("transfer").map(|file| file.rows()).transpose()?.unwrap_or_default();
+    let mut sections = Vec::new();
+    if apps.is_some() {
+        sections.extend([
+            sections::headline(&app_rows, &priced),
+            sections::claims(&app_rows, &priced),
+            sections::losses(&app_rows, &priced, &micro, &transfer),
+            sections::bill(&priced),
+        ]);
+    } else {
+        sections.push(sections::losses(&app_rows, &priced, &micro, &transfer));
+    }
+    if !micro.is_empty() {
+        sections.push(sections::micro(&micro));
+    }
+    if !transfer.is_empty() {
+        sections.push(sections::transfer(&transfer));
+    }
+    if let Some(file) = files.of("proxy") {
+        sections.push(sections::proxy(file));
+    }
+    if let Some(file) = files.of("scale") {
+        sections.push(sections::scale(&file.rows()?));
+    }
+    Ok(Page { title: "Zipline, measured".to_owned(), preamble: preamble(files), sections })
+}
+
+fn preamble(files: &Files) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (kind, file) in files.all() {
+        let head = &file.head;
+        if lines.is_empty() {
+            let machine = &head.machine;
+            lines.push(format!(
+                "Machine: {}, {} cores, {}, Linux {}; congestion control by default {}; release {}.",
+                machine.cpu,
+                machine.cores,
+                output::bytes(machine.memory_bytes),
+                machine.kernel,
+                machine.congestion_default,
+                machine.release
+            ));
+        }
+        let name = file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut line = format!("`zipline bench {kind}` ({} mode, seed {}, raw file {name}", head.mode, head.seed);
+        for (what, value) in [("network", &head.network), ("congestion control", &head.congestion)] {
+            if let Some(value) = value {
+                line += &format!(", {what} {value}");
+            }
+        }
+        line += if head.interrupted { "; interrupted: what was measured until then)." } else { ")." };
+        for method in head.methods.iter().filter(|method| !method.description.is_empty()) {
+            line += &format!(" {}: {}.", method.name, method.description);
+        }
+        lines.push(line);
+    }
+    lines.push(
+        "Three words stand on numbers: measured (timed or counted here), injected (a delay added from published figures), priced (computed from measured \
+         operations and a dated table of list prices)."
+            .to_owned(),
+    );
+    lines
+}

@@ -1,0 +1,177 @@
+//! `zipline bench report`, from raw files of this test's making.
+#![allow(missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn machine(cpu: &str) -> Value {
+    json!({ "cpu": cpu, "cores": 2, "memory_bytes": 25_276_000_000u64, "kernel": "6.18.0", "congestion_default": "bbr",
+            "shmem_huge_pages": "never", "release": "0.1.0" })
+}
+
+fn summary(median: f64) -> Value {
+    json!({ "samples": 2, "median": median, "p99": median * 1.2, "low": median * 0.9, "high": median * 1.1 })
+}
+
+fn app_row(app: &str, method: &str, seconds: f64, times_ours: Option<f64>) -> Value {
+    let stores = method != "inline";
+    let sample = |seconds: f64| {
+        json!({ "round": 1, "seconds": seconds, "functions": [["driver", seconds], ["worker", seconds / 2.0]],
+                "puts": if stores { 7 } else { 0 }, "gets": if stores { 7 } else { 0 },
+                "put_bytes": if stores { 6_000_000 } else { 0 }, "got_bytes": if stores { 6_000_000 } else { 0 },
+                "along_bytes": 0, "put_seconds": 0.1, "get_seconds": 0.1, "stored_byte_seconds": 600_000.0, "body_bytes_max": 100,
+                "holds": [{ "function": "worker", "seconds": 0.2, "byte_seconds": 1.2e6 }] })
+    };
+    let mut row = json!({ "app": app, "variant": "parallel", "start": "warm", "method": method, "seconds": summary(seconds),
+                          "function_seconds": seconds * 1.5, "samples": [sample(seconds), sample(seconds * 1.1)] });
+    if let Some(times) = times_ours {
+        row["times_ours"] = json!({ "median": times, "low": times * 0.95, "high": times * 1.05 });
+    }
+    row
+}
+
+fn apps_file(folder: &Path, name: &str, cpu: &str) -> PathBuf {
+    let methods: Vec<Value> = [("zipline", "zipline"), ("inline", "inline"), ("s3-standard", "s3"), ("redis", "redis")]
+        .iter()
+        .map(|(name, transfer)| json!({ "name": name, "transfer": transfer, "description": format!("<{name}> & co") }))
+        .collect();
+    let rows: Vec<Value> = ["video", "stacking"]
+        .iter()
+        .flat_map(|app| {
+            [
+                app_row(app, "zipline", 0.5, None),
+                app_row(app, "inline", 0.4, Some(0.8)),
+                app_row(app, "s3-standard", 1.4, Some(2.8)),
+                app_row(app, "redis", 0.52, Some(1.04)),
+            ]
+        })
+        .collect();
+    let file = json!({ "schema": 1, "kind": "apps", "mode": "quick", "size": "tiny", "seed": 42, "machine": machine(cpu), "network": "loopback",
+                       "interrupted": false, "methods": methods, "workloads": [], "refused": [], "rows": rows });
+    write(folder, name, &file)
+}
+
+fn micro_file(folder: &Path, name: &str, cpu: &str) -> PathBuf {
+    let mut rows = Vec::new();
+    for (pattern, degrees) in [("pipeline", &[1u32][..]), ("scatter", &[1, 4])] {
+        for size in [1024u64, 1_048_576] {
+            for degree in degrees {
+                for (method, times) in [("zipline", None), ("redis", Some(1.5))] {
+                    let seconds = size as f64 * f64::from(*degree) / 1e9 + 1e-3;
+                    let mut row = json!({ "pattern": pattern, "size_bytes": size, "degree": degree, "method": method, "seconds": summary(seconds),
+                                          "gib_per_second": 0.5, "puts": 1, "gets": 1, "raw_seconds": [seconds] });
+                    if let Some(times) = times {
+                        row["times_ours"] = json!({ "median": times, "low": times, "high": times });
+                    }
+                    rows.push(row);
+                }
+            }
+        }
+    }
+    let file = json!({ "schema": 1, "kind": "micro", "mode": "quick", "seed": 42, "machine": machine(cpu), "network": "loopback",
+                       "interrupted": true, "methods": [], "refused": [], "rows": rows });
+    write(folder, name, &file)
+}
+
+fn write(folder: &Path, name: &str, file: &Value) -> PathBuf {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let path = folder.join(name);
+    std::fs::write(&path, file.to_string()).expect("a raw file");
+    path
+}
+
+fn report(state: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zipline-bench"));
+    command.arg("report").args(arguments).env("XDG_STATE_HOME", state).current_dir(state);
+    command.output().expect("the program starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn the_newest_raw_files_become_one_page_that_needs_nothing_else() {
+    let folder = TempDir::new().expect("a folder");
+    let raw = folder.path().join("zipline/bench");
+    apps_file(&raw, "apps-100.json", "old");
+    apps_file(&raw, "apps-2000.json", "this one");
+    micro_file(&raw, "micro-1500.json", "this one");
+    let output = report(folder.path(), &["--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let written: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    let html = std::fs::read_to_string(folder.path().join(written["html"].as_str().expect("a path"))).expect("the page");
+    assert!(html.contains("this one") && !html.contains(">old<"), "the newest of each kind");
+    for reference in ["src=", "href=\"h", "href=\"/", "url(", "@import", "<script"] {
+        assert!(!html.contains(reference), "{reference} leaves the page");
+    }
+    assert!(html.contains("&lt;redis&gt; &amp; co"), "text from files is no markup");
+    for id in ["headline", "claims", "losses", "bill", "micro"] {
+        assert!(html.contains(&format!("<section id=\"{id}\">")), "section {id}");
+    }
+    let figures = written["figures"].as_array().expect("figures");
+    assert_eq!(html.matches("<figure id=").count(), figures.len());
+    assert!(figures.len() >= 5, "{figures:?}");
+    for figure in figures {
+        let svg = std::fs::read_to_string(folder.path().join(figure.as_str().expect("a path"))).expect("a figure");
+        assert!(svg.contains("<svg") && svg.contains("zipline"), "{figure}");
+    }
+    let markdown = std::fs::read_to_string(folder.path().join(written["markdown"].as_str().expect("a path"))).expect("Markdown");
+    assert!(markdown.contains("interrupted"), "what was cut short says so");
+}
+
+#[test]
+fn where_zipline_loses_is_found_by_the_numbers() {
+    let folder = TempDir::new().expect("a folder");
+    let raw = apps_file(folder.path(), "a.json", "x");
+    let output = report(folder.path(), &["--from", raw.to_str().expect("text"), "--out", "r.html"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let markdown = std::fs::read_to_string(folder.path().join("r.md")).expect("Markdown");
+    let losses =
+        markdown.split("## Where Zipline loses").nth(1).expect("the section").split("\n## ").next().expect("its end").to_owned();
+    assert!(losses.contains("| video, parallel, warm | inline | time 0.80"), "{losses}");
+    assert!(!losses.contains("s3-standard | time"), "{losses}");
+    let headline = markdown.split("## Applications").nth(1).expect("the section");
+    assert!(headline.contains("2.80 [2.66, 2.94]"), "{headline}");
+}
+
+#[test]
+fn a_report_made_twice_is_the_same() {
+    let folder = TempDir::new().expect("a folder");
+    let raw = apps_file(folder.path(), "a.json", "x");
+    let page = |name: &str| {
+        assert!(report(folder.path(), &["--from", raw.to_str().expect("text"), "--out", name]).status.success());
+        std::fs::read_to_string(folder.path().join(name)).expect("the page")
+    };
+    assert_eq!(page("one.html"), page("two.html"));
+}
+
+#[test]
+fn files_that_do_not_go_together_are_refused_and_nothing_is_written() {
+    let folder = TempDir::new().expect("a folder");
+    let (here, there) = (apps_file(folder.path(), "a.json", "x"), micro_file(folder.path(), "m.json", "y"));
+    let other = apps_file(folder.path(), "b.json", "x");
+    let old = write(folder.path(), "old.json", &json!({ "schema": 0, "kind": "apps", "rows": [] }));
+    let none = write(folder.path(), "none.json", &json!({ "hello": 1 }));
+    let text = |path: &PathBuf| path.to_str().expect("text").to_owned();
+    let cases = [
+        (vec![text(&here), text(&there)], "different machines"),
+        (vec![text(&here), text(&other)], "two raw files of `bench apps`"),
+        (vec![text(&old)], "has schema 0"),
+        (vec![text(&none)], "has schema none"),
+        (vec!["missing.json".to_owned()], "missing.json"),
+    ];
+    for (from, words) in cases {
+        let mut arguments = vec!["--out", "r.html", "--from"];
+        arguments.extend(from.iter().map(String::as_str));
+        let output = report(folder.path(), &arguments);
+        assert!(!output.status.success());
+        assert!(stderr(&output).contains(words), "{words}: {}", stderr(&output));
+        assert!(!folder.path().join("r.html").exists());
+    }
+    let output = report(folder.path(), &[]);
+    assert!(stderr(&output).contains("zipline bench apps --quick"), "{}", stderr(&output));
+}
