@@ -143,9 +143,14 @@ impl Cluster {
     /// Changes the one key that names the sidecar's image, and waits until every revision's Deployment was rolled.
     pub async fn use_sidecar(&self, image: &str) -> Result<()> {
         knative::configure(&self.api, "config-deployment", &json!({ SIDECAR_KEY: image })).await?;
+        // What goes away with its namespace is not rolled any more.
+        let mut leaving = self.api.list("/api/v1/namespaces").await?;
+        leaving.retain(|namespace| namespace["metadata"]["deletionTimestamp"].is_string());
+        let leaving: BTreeSet<&str> = leaving.iter().map(name_of).collect();
         let path = "/apis/apps/v1/deployments?labelSelector=serving.knative.dev/revision";
+        let stays = |deployment: &&Value| !leaving.contains(deployment["metadata"]["namespace"].as_str().unwrap_or_default());
         let rolled = |list: &Value| {
-            let mut deployments = list["items"].as_array().into_iter().flatten();
+            let mut deployments = list["items"].as_array().into_iter().flatten().filter(stays);
             deployments.all(|deployment| {
                 sidecar_of(&deployment["spec"]["template"]["spec"]) == Some(image) && knative::is_available(deployment)
             })

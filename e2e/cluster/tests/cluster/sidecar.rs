@@ -1,7 +1,5 @@
 //! One key of one ConfigMap changes the sidecar, and changes it back.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use zipline_e2e_cluster::cluster::{Cluster, LIMIT, Service, sidecar_of};
 use zipline_e2e_cluster::driver::{Answer, Plan};
@@ -108,7 +106,7 @@ async fn changing_the_key_and_changing_it_back_under_load_fails_no_request() -> 
 }
 
 #[tokio::test]
-async fn two_sidecars_of_ours_and_stock_ones_serve_one_service_side_by_side() -> Result<()> {
+async fn sidecars_of_ours_and_stock_ones_serve_one_service_side_by_side() -> Result<()> {
     let Some(cluster) = Cluster::claim("mixed sidecars").await? else { return Ok(()) };
     cluster.use_sidecar(STOCK_SIDECAR).await?;
     let namespace = cluster.namespace("mixed", &[]).await?;
@@ -122,5 +120,5 @@ async fn two_sidecars_of_ours_and_stock_ones_serve_one_service_side_by_side() ->
     let report = load.ended().await?;
     all_succeeded(&report)?;
     ensure!(report.pods.len() >= 3, "old and new pods answered: {:?}", report.pods);
-    tokio::time::timeout(Duration::from_secs(1), namespace.remove()).await?
+    namespace.remove().await
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use zipline_e2e_cluster::cluster::{Cluster, Driver, LIMIT, Namespace, Service, name_of};
+use zipline_e2e_cluster::cluster::{Cluster, Driver, LIMIT, Namespace, Origin, Service, name_of};
 use zipline_e2e_cluster::driver::Plan;
 
 use crate::all_succeeded;
@@ -105,7 +105,7 @@ async fn keys_rotated_under_load_fail_no_request() -> Result<()> {
     let driver = namespace.driver().await?;
     let url = namespace.url("producer", &format!("/send?to=consumer&bytes={BY_REFERENCE}&via=header"));
     let load = driver.start(&Plan::post(url, 0, 600).rate(10.0)).await?;
-    crate::zipline::zipline(&cluster, &["rotate-keys", &namespace.name]).await?;
+    crate::zipline::zipline(&cluster, &["rotate-keys", "-n", &namespace.name]).await?;
     let report = load.ended().await?;
     all_succeeded(&report)?;
     ensure!(report.answers.iter().all(|answer| answer.json()["whole"] == true), "{:?}", report.answers);
@@ -130,4 +130,76 @@ async fn a_payload_in_flight_survives_the_deletion_of_its_producer() -> Result<(
     all_succeeded(&read).context("the pod is told to end, but holds what was not read yet")?;
     ensure!(read.answers[0].json()["sha256"] == produced["sha256"], "{:?}", read.answers);
     namespace.remove().await
+}
+
+#[tokio::test]
+async fn payloads_cross_from_one_node_to_the_other() -> Result<()> {
+    let Some(cluster) = Cluster::claim("between nodes").await? else { return Ok(()) };
+    if cluster.api.list("/api/v1/nodes").await?.len() < 2 {
+        zipline_testkit::skip("between nodes", "the cluster has one node");
+        return Ok(());
+    }
+    let namespace = enabled(&cluster, "nodes").await?;
+    namespace.apply(&sized("producer")).await?;
+    namespace.apply(&Service::new("spread").scaling("min-scale", "4").scaling("target-burst-capacity", "-1")).await?;
+    let driver = namespace.driver().await?;
+    let url = namespace.url("producer", &format!("/send?to=spread&bytes={MIB}&via=header"));
+    let report = driver.drive(&Plan::post(url, 0, 40)).await?;
+    all_succeeded(&report)?;
+    ensure!(report.answers.iter().all(|answer| answer.json()["whole"] == true), "{:?}", report.answers);
+    let node = |pod: &serde_json::Value| pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
+    let producer = node(&namespace.pods("producer").await?.pop().context("a producer")?);
+    let mut pulled_elsewhere = 0.0;
+    for pod in namespace.pods("spread").await? {
+        let pulled = metric(&cluster, &namespace, name_of(&pod), "zipline_pull_bytes_total", "received").await?;
+        println!("producer on {producer}, {} on {}: {pulled:.0} bytes pulled", name_of(&pod), node(&pod));
+        pulled_elsewhere += if node(&pod) == producer { 0.0 } else { pulled };
+    }
+    ensure!(pulled_elsewhere > 0.0, "no pod on another node pulled anything");
+    namespace.remove().await
+}
+
+#[tokio::test]
+async fn a_killed_queue_proxy_comes_back_and_its_references_say_that_their_producer_is_gone() -> Result<()> {
+    let Some(cluster) = Cluster::claim("queue-proxy killed").await? else { return Ok(()) };
+    if cluster.origin == Origin::Kubeconfig {
+        zipline_testkit::skip("queue-proxy killed", "its process can only be killed on a cluster of this machine");
+        return Ok(());
+    }
+    let namespace = enabled(&cluster, "killed").await?;
+    namespace.apply(&sized("holder")).await?;
+    namespace.apply(&sized("reader")).await?;
+    let driver = namespace.driver().await?;
+    let produced = driver.drive(&Plan::post(namespace.url("holder", "/produce?bytes=1000000&ttl=120"), 0, 1)).await?;
+    all_succeeded(&produced)?;
+    let holder = pod_of(&namespace, "holder").await?;
+    kill_queue_proxy(&holder)?;
+    let path = format!("{}/{holder}", namespace.core("pods"));
+    let restarted = |pod: &serde_json::Value| {
+        let statuses = pod["status"]["containerStatuses"].as_array();
+        let mut of_proxy = statuses.into_iter().flatten().filter(|status| status["name"] == "queue-proxy");
+        of_proxy.any(|status| status["restartCount"] == 1 && status["ready"] == true)
+    };
+    cluster.api.until("the queue-proxy to be back", LIMIT, &path, restarted).await?;
+    let reference = produced.answers[0].json()["reference"].as_str().context("a reference")?.to_owned();
+    let read = driver.drive(&Plan::post(namespace.url("reader", "/digest"), 0, 1).header("zipline-reference", reference)).await?;
+    let answer = read.answers.first().context("an answer")?;
+    ensure!(answer.status == 410 && answer.headers["zipline-error"] == "producer-gone", "{answer:?}");
+    // And the pod produces again.
+    send(&driver, &namespace, "holder", "reader", MIB, "header").await?;
+    namespace.remove().await
+}
+
+/// Kills the queue-proxy of a pod, as the kernel would that is out of memory.
+fn kill_queue_proxy(pod: &str) -> Result<()> {
+    let wanted = format!("SERVING_POD={pod}");
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()) {
+            let pid = entry.file_name().to_string_lossy().parse()?;
+            let pid = rustix::process::Pid::from_raw(pid).context("a process id is positive")?;
+            return Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?);
+        }
+    }
+    anyhow::bail!("no process has {wanted}")
 }
