@@ -15,3 +15,13 @@ def scratch():
 def module_scratch():
     with tempfile.TemporaryDirectory(prefix="zlp") as folder:
         yield pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def stores():
+    """The stores of `s3` and `redis`, started once."""
+    from stores import Stores
+
+    made = Stores()
+    yield made
+    made.stop()

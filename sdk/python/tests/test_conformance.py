@@ -62,15 +62,16 @@ def function(client, request):
 
 
 @pytest.fixture(scope="module")
-def worlds(module_scratch):
+def worlds(module_scratch, stores):
     """Worlds by name and transfer method; a case of theirs leaves nothing behind that another could see."""
     made = {}
 
     def world(name, transfer):
         if (name, transfer) not in made:
-            folder = module_scratch / f"{name[:5]}-{transfer[:3]}"
+            variables = stores.variables(transfer)
+            folder = module_scratch / str(len(made))
             folder.mkdir()
-            made[name, transfer] = World(folder, function, VECTORS["worlds"][name], transfer)
+            made[name, transfer] = World(folder, function, VECTORS["worlds"][name], variables)
         return made[name, transfer]
 
     yield world

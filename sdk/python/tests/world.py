@@ -142,7 +142,8 @@ class Function:
 class World:
     """A producer, and a consumer with a function behind it; see `conformance/README.md`."""
 
-    def __init__(self, scratch, handler, environment=None, transfer="zipline", extra=None):
+    def __init__(self, scratch, handler, environment=None, variables=None, extra=None):
+        """``variables``: of the clients, beside their ``ZIPLINE_API``."""
         ring, port = key_ring(), free_port()
         environment = dict(environment or {})
         self.consumer = Proxy(scratch, ring, "consumer", port, {**environment, **(extra or {})})
@@ -151,11 +152,8 @@ class World:
             to_consumer = {"ZIPLINE_INGRESS": self.consumer.request_address, "ZIPLINE_PEERS_KNOWN": "all"}
             self.producer = Proxy(scratch, ring, "producer", None, {**environment, **(extra or {}), **to_consumer})
             self._stops.append(self.producer.stop)
-            self.clients = {
-                "producer": Client(self.producer.api, transfer),
-                "consumer": Client(self.consumer.api, transfer),
-                "nowhere": Client(f"unix:{scratch}/nowhere", transfer),
-            }
+            apis = {"producer": self.producer.api, "consumer": self.consumer.api, "nowhere": f"unix:{scratch}/nowhere"}
+            self.clients = {name: Client.from_env({**(variables or {}), "ZIPLINE_API": api}) for name, api in apis.items()}
             self.function = Function(self.clients["consumer"], lambda request: handler(self.clients["consumer"], request), port)
             self._stops.append(self.function.stop)
         except BaseException:

@@ -33,6 +33,12 @@ _CONNECT_SECONDS = 5.0
 _CHUNK_BYTES = 1 << 20
 _GETS = ("GetObject", "HeadObject")
 _DELETES = ("DeleteObject", "AbortMultipartUpload")
+#: What the client raises where there is no whole answer.
+_UNREACHABLE = (
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.IncompleteReadError,
+)
 
 
 class S3:
@@ -80,7 +86,7 @@ class S3:
         """Writes the object; its time is kept by the client that put it."""
         extra = {"ContentType": payload.content_type or STORE_CONTENT_TYPE_NONE}
         name = STORE_PREFIX_S3 + stored.key
-        with _Sorted(self._place, "put"):
+        with _Sorted(self._place, "put", stored):
             if len(payload) <= STORE_PART_BYTES:
                 self._client.put_object(Bucket=self._bucket, Key=name, Body=bytes(payload.view), **extra)
             else:
@@ -97,7 +103,7 @@ class S3:
 
     def stat(self, stored: Stored) -> Optional[Tuple[Optional[int], Optional[datetime]]]:
         """Whether it is there."""
-        with _Sorted(self._place, "stat") as sorted_:
+        with _Sorted(self._place, "stat", stored) as sorted_:
             self._client.head_object(Bucket=self._bucket, Key=STORE_PREFIX_S3 + stored.key)
             return None, None
         return None if sorted_.missing else (None, None)
@@ -109,7 +115,7 @@ class S3:
 
     def delete(self, stored: Stored) -> None:
         """Deletes the object."""
-        with _Sorted(self._place, "delete"):
+        with _Sorted(self._place, "delete", stored):
             self._client.delete_object(Bucket=self._bucket, Key=STORE_PREFIX_S3 + stored.key)
 
     def _read(self, stored: Stored, first: int, length: int) -> Optional[Payload]:
@@ -121,7 +127,7 @@ class S3:
         def fill(start: int) -> Optional[str]:
             return self._fill(stored, first + start, view[start : start + STORE_PART_BYTES], whole)
 
-        with _Sorted(self._place, "get") as sorted_:
+        with _Sorted(self._place, "get", stored) as sorted_:
             types: List[Optional[str]] = [fill(0)] if len(starts) == 1 else list(self._parts.map(fill, starts))
             return Payload(data, types[0])
         return None if sorted_.missing else Payload(data)
@@ -154,9 +160,10 @@ class S3:
 class _Sorted:
     """Turns the client's errors into the SDK's; a missing object only ends the block."""
 
-    def __init__(self, place: str, operation: str) -> None:
+    def __init__(self, place: str, operation: str, stored: Stored) -> None:
         self._place = place
         self._operation = operation
+        self._key = stored.key
         self.missing = False
 
     def __enter__(self) -> "_Sorted":
@@ -175,11 +182,12 @@ class _Sorted:
                 return True
             reason = f"status {status}, {told.get('Code', '')}, {told.get('Message', '')}"
             raise StoreRefused("s3", self._place, self._operation, reason, status >= 500 or status == 429) from None
-        unreachable = (botocore.exceptions.HTTPClientError, botocore.exceptions.IncompleteReadError)
-        if isinstance(error, unreachable):
-            raise StoreUnreachable("s3", self._place, error) from None
+        # botocore names the whole URL, and with it the key, which is not for logs.
+        reason = str(error).replace(self._key, "…")
+        if isinstance(error, _UNREACHABLE):
+            raise StoreUnreachable("s3", self._place, reason) from None
         if isinstance(error, botocore.exceptions.BotoCoreError):
-            raise StoreRefused("s3", self._place, self._operation, error, False) from None
+            raise StoreRefused("s3", self._place, self._operation, reason, False) from None
         return False
 
 
