@@ -79,18 +79,39 @@ pub(super) enum Source {
     Payload(Pulled),
 }
 
-/// A payload on its way to the function.
+/// A payload on its way to the function: one block is written while the next one comes, so that neither side waits for the other.
 pub(super) struct Pulled {
     body: PayloadBody,
     current: Bytes,
+    /// What came while `current` was being written; the body is not asked for more before it is taken.
+    ahead: Option<Ahead>,
     /// Bytes that must still come.
     owed: Option<u64>,
+}
+
+/// What a payload's body gave.
+enum Ahead {
+    Block(Bytes),
+    Failed(Refusal),
+    Ended,
 }
 
 impl Pulled {
     /// A payload of `length` bytes, if that is known.
     pub(super) fn new(body: PayloadBody, length: Option<u64>) -> Self {
-        Self { body, current: Bytes::new(), owed: length }
+        Self { body, current: Bytes::new(), ahead: None, owed: length }
+    }
+
+    /// Asks for what comes behind `current`, unless it is there already.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.ahead.is_none() {
+            self.ahead = match ready!(std::pin::Pin::new(&mut self.body).poll_frame(cx)) {
+                None => Some(Ahead::Ended),
+                Some(Err(refusal)) => Some(Ahead::Failed(refusal)),
+                Some(Ok(frame)) => frame.into_data().ok().map(Ahead::Block), // Trailers are none of a payload's.
+            };
+        }
+        Poll::Ready(())
     }
 }
 
@@ -421,36 +442,40 @@ fn poll_move_payload(
     loop {
         if !pulled.current.is_empty() {
             let admitted = encoder.admit(pulled.current.len(), &mut function.outbound);
-            match ready!(function.poll_send(&pulled.current[..admitted], cx)) {
-                Ok(sent) => {
+            match function.poll_send(&pulled.current[..admitted], cx) {
+                Poll::Ready(Ok(sent)) => {
                     encoder.sent(sent, &mut function.outbound);
                     pulled.current.advance(sent);
                 }
-                Err(_) => return Poll::Ready(Ok(Upload::Stopped)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Ok(Upload::Stopped)),
+                Poll::Pending => {
+                    // Whether it has come is asked again once this block is written.
+                    let _: Poll<()> = pulled.poll_ahead(cx);
+                    return Poll::Pending;
+                }
             }
             continue;
         }
-        match std::pin::Pin::new(&mut pulled.body).poll_frame(cx) {
-            Poll::Pending => {
-                if let Poll::Ready(Err(_)) = function.poll_flush(cx) {
-                    return Poll::Ready(Ok(Upload::Stopped));
-                }
-                return Poll::Pending;
+        if pulled.poll_ahead(cx).is_pending() {
+            if let Poll::Ready(Err(_)) = function.poll_flush(cx) {
+                return Poll::Ready(Ok(Upload::Stopped));
             }
-            Poll::Ready(None) if pulled.owed.is_some_and(|owed| owed > 0) => return Poll::Ready(Err(Fault::PayloadLength)),
-            Poll::Ready(None) => {
+            return Poll::Pending;
+        }
+        match pulled.ahead.take() {
+            None => {}
+            Some(Ahead::Ended) if pulled.owed.is_some_and(|owed| owed > 0) => return Poll::Ready(Err(Fault::PayloadLength)),
+            Some(Ahead::Ended) => {
                 encoder.end(None, &mut function.outbound);
                 return Poll::Ready(Ok(Upload::Ending));
             }
-            Poll::Ready(Some(Err(refusal))) => return Poll::Ready(Err(Fault::Payload(refusal))),
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    pulled.owed = match pulled.owed.map(|owed| owed.checked_sub(data.len() as u64)) {
-                        Some(None) => return Poll::Ready(Err(Fault::PayloadLength)),
-                        left => left.flatten(),
-                    };
-                    pulled.current = data;
-                }
+            Some(Ahead::Failed(refusal)) => return Poll::Ready(Err(Fault::Payload(refusal))),
+            Some(Ahead::Block(data)) => {
+                pulled.owed = match pulled.owed.map(|owed| owed.checked_sub(data.len() as u64)) {
+                    Some(None) => return Poll::Ready(Err(Fault::PayloadLength)),
+                    left => left.flatten(),
+                };
+                pulled.current = data;
             }
         }
     }
