@@ -71,6 +71,7 @@ impl Figure {
         let (x, y) = (range(points().map(|point| point.0)), range(points().map(|point| point.1)));
         let mut chart = ChartBuilder::on(&plot)
             .margin_right(24)
+            .margin_left(14)
             .x_label_area_size(44)
             .y_label_area_size(76)
             .build_cartesian_2d(x.log_scale(), y.log_scale())?;
@@ -100,7 +101,7 @@ impl Figure {
             let area = chart.plotting_area();
             for point in &series.points {
                 let at = area.map_coordinate(point);
-                marker(&plot, index, at)?;
+                marker(&root, index, at)?; // The coordinates are those of the whole figure.
             }
         }
         root.present()?;
