@@ -1,5 +1,7 @@
 //! One key of one ConfigMap changes the sidecar, and changes it back.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use zipline_e2e_cluster::cluster::{Cluster, LIMIT, Service, sidecar_of};
 use zipline_e2e_cluster::driver::{Answer, Plan};
@@ -119,6 +121,8 @@ async fn sidecars_of_ours_and_stock_ones_serve_one_service_side_by_side() -> Res
     cluster.use_sidecar(SIDECAR).await?;
     let report = load.ended().await?;
     all_succeeded(&report)?;
-    ensure!(report.pods.len() >= 3, "old and new pods answered: {:?}", report.pods);
+    // A pod is named after its ReplicaSet, and each sidecar has one.
+    let sets: BTreeSet<&str> = report.pods.keys().filter_map(|pod| Some(pod.rsplit_once('-')?.0)).collect();
+    ensure!(sets.len() == 2, "old and new pods answered: {:?}", report.pods);
     namespace.remove().await
 }
