@@ -19,6 +19,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -48,6 +49,8 @@ enum Kind {
 
 /// Serves until standard input ends, which it does with whoever started this process. Prints the address.
 pub(crate) async fn serve(server: SocketAddr, service: Service, factor: f64, seed: u64) -> Result<()> {
+    // A terminal's Ctrl-C goes to this process too, but it is the starter who ends it, after asking for the report.
+    let _ignored = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let mut connector = HttpConnector::new();
