@@ -9,6 +9,7 @@ mod ceiling;
 mod path;
 mod proxies;
 mod report;
+mod stores;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ use crate::process;
 use ceiling::Ceilings;
 use path::Path;
 use proxies::Proxies;
+use stores::Stores;
 
 pub(crate) use report::Report;
 
@@ -66,6 +68,7 @@ struct Samples {
 struct Bench {
     ceilings: Ceilings,
     proxies: Proxies,
+    stores: Stores,
     paths: Vec<Path>,
 }
 
@@ -75,10 +78,19 @@ pub(crate) async fn run(options: &Options, interrupted: &Interrupt) -> Result<Re
     let plan: Vec<(u64, usize)> = plan(options).into_iter().filter(|(bytes, _)| bytes.saturating_mul(8) <= available).collect();
     let bytes_max = plan.iter().map(|(bytes, _)| *bytes).max().unwrap_or(MIB);
     let instruments = Instruments::found();
+    let chosen = Path::chosen(options.only.as_deref());
+    let stores = if chosen.iter().any(|path| path.is_store()) { Stores::start().await? } else { Stores::none() };
+    let there = |path: &Path| match path {
+        Path::Redis => stores.has_redis(),
+        Path::S3 => stores.has_s3(),
+        _ => true,
+    };
+    let paths = chosen.into_iter().filter(there).collect();
     let mut bench = Bench {
         ceilings: Ceilings::start(bytes_max, &options.congestion)?,
         proxies: Proxies::start(bytes_max, &options.congestion).await?,
-        paths: Path::chosen(options.only.as_deref()),
+        stores,
+        paths,
     };
     let mut progress = Progress::of(plan.iter().map(|(_, rounds)| rounds + 2).sum());
     let mut report = Report::new(options, Machine::here(), instruments.described());
@@ -139,7 +151,17 @@ impl Bench {
         for path in self.paths.clone() {
             let (others, of_proxies) = (self.cpu_seconds(), self.proxies.cpu_seconds());
             let own = process::own_cpu_seconds(); // After the look at the others, which costs this process time of its own.
-            let seconds = self.measure(path, bytes, reference).await?;
+            let seconds = match self.measure(path, bytes, reference).await {
+                Ok(seconds) => seconds,
+                // A store has limits of its own (Redis takes no value of more than 512 MiB): the rest of the run goes on.
+                Err(error) if path.is_store() => {
+                    eprintln!("{} of {}: {error:#}; left out from here on", path.name(), output::bytes(bytes));
+                    self.paths.retain(|other| *other != path);
+                    samples.iter_mut().for_each(|samples| drop(samples.remove(&path)));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let own = process::own_cpu_seconds() - own;
             if let Some(samples) = &mut samples {
                 let so_far = samples.entry(path).or_default();
@@ -187,7 +209,7 @@ impl Bench {
     fn between(&self, path: Path) -> Option<u32> {
         match path {
             Path::RawToFunction | Path::RawWriteToFunction => Some(self.ceilings.relay()),
-            Path::PullToMemfd | Path::PullToFunction => self.proxies.pid("consumer"),
+            Path::PullToMemfd | Path::PullToFunction | Path::FillPullRead => self.proxies.pid("consumer"),
             Path::HandOver | Path::HandOverRead | Path::FillHandOverRead => self.proxies.pid("neighbour"),
             _ => None,
         }
@@ -195,7 +217,7 @@ impl Bench {
 
     /// Every process that may take part in a path, but this one.
     fn processes(&self) -> Vec<u32> {
-        self.ceilings.pids().chain(self.proxies.pids()).collect()
+        self.ceilings.pids().chain(self.proxies.pids()).chain(self.stores.pids()).collect()
     }
 
     /// Processor time of every process but this one.
@@ -222,6 +244,9 @@ impl Bench {
             Path::HandOver => proxies.hand_over(reference, bytes, false).await,
             Path::HandOverRead => proxies.hand_over(reference, bytes, true).await,
             Path::FillHandOverRead => proxies.fill_hand_over_read(bytes).await,
+            Path::FillPullRead => proxies.fill_pull_read(bytes).await,
+            Path::Redis => self.stores.redis(bytes).await,
+            Path::S3 => self.stores.s3(bytes).await,
         }
     }
 }

@@ -19,11 +19,14 @@ pub(super) enum Path {
     HandOver,
     HandOverRead,
     FillHandOverRead,
+    FillPullRead,
+    Redis,
+    S3,
 }
 
 impl Path {
     /// In the order of a round.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Memcpy,
         Self::RawDescriptor,
         Self::RawDescriptorRead,
@@ -40,6 +43,9 @@ impl Path {
         Self::HandOver,
         Self::HandOverRead,
         Self::FillHandOverRead,
+        Self::FillPullRead,
+        Self::Redis,
+        Self::S3,
     ];
 
     /// Zipline's paths whose names contain `only`, with what they are compared with; all paths without it.
@@ -47,7 +53,10 @@ impl Path {
         let Some(only) = only else { return Self::ALL.to_vec() };
         let is_asked = |path: &Self| path.is_zipline() && path.name().contains(only);
         let asked: Vec<Self> = Self::ALL.into_iter().filter(is_asked).collect();
-        Self::ALL.into_iter().filter(|path| asked.iter().any(|one| one == path || one.ceilings().contains(path))).collect()
+        let compared = |one: &Self, path: &Self| {
+            one == path || one.ceilings().contains(path) || one.stores().iter().any(|(_, store)| store == path)
+        };
+        Self::ALL.into_iter().filter(|path| asked.iter().any(|one| compared(one, path))).collect()
     }
 
     /// Its name in tables and raw files.
@@ -69,6 +78,9 @@ impl Path {
             Self::HandOver => "zipline hand-over",
             Self::HandOverRead => "zipline hand-over and reading",
             Self::FillHandOverRead => "zipline filling, hand-over and reading",
+            Self::FillPullRead => "zipline filling, pull and reading",
+            Self::Redis => "redis filling, SET, GET and reading",
+            Self::S3 => "s3 filling, PUT, GET and reading",
         }
     }
 
@@ -85,15 +97,29 @@ impl Path {
         }
     }
 
-    /// Whether it is Zipline's.
-    pub(super) const fn is_zipline(self) -> bool {
-        !self.ceilings().is_empty()
+    /// The stores that do the same work: put, got, filled and read.
+    pub(super) const fn stores(self) -> &'static [(&'static str, Self)] {
+        match self {
+            Self::FillHandOverRead | Self::FillPullRead => &[("redis", Self::Redis), ("s3", Self::S3)],
+            _ => &[],
+        }
     }
 
-    /// Times a payload byte is copied between the producer's and the consumer's memory, by construction. The counted pass checks
-    /// all of them but [`Path::Memcpy`], which needs no system call.
-    pub(super) const fn copies(self) -> u32 {
-        match self {
+    /// Whether it is Zipline's.
+    pub(super) const fn is_zipline(self) -> bool {
+        !self.ceilings().is_empty() || !self.stores().is_empty()
+    }
+
+    /// Whether a store carries the bytes.
+    pub(super) const fn is_store(self) -> bool {
+        matches!(self, Self::Redis | Self::S3)
+    }
+
+    /// Times a payload byte is copied between the producer's and the consumer's memory, by construction; not known of a store's
+    /// server. The counted pass checks all of them but [`Path::Memcpy`], which needs no system call.
+    pub(super) const fn copies(self) -> Option<u32> {
+        let copies = match self {
+            Self::Redis | Self::S3 => return None,
             Self::RawDescriptor | Self::RawDescriptorRead | Self::HandOver | Self::HandOverRead => 0,
             // Filling is a `write` into the memfd's pages; reading is in place.
             Self::Memcpy | Self::FillHandOverRead | Self::RawFillDescriptorRead => 1,
@@ -103,9 +129,12 @@ impl Path {
             Self::RawWriteToBuffer => 2,
             // Out of the socket and into the memfd.
             Self::RawToMemfd | Self::PullToMemfd => 2,
+            // Into a memfd, then as a pull to one.
+            Self::FillPullRead => 3,
             // Out of the producer's socket, into the function's and out of it.
             Self::RawWriteToMemfd | Self::RawToFunction | Self::PullToFunction => 3,
             Self::RawWriteToFunction => 4,
-        }
+        };
+        Some(copies)
     }
 }

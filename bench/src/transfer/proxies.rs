@@ -131,9 +131,18 @@ impl Proxies {
 
     /// Filling a memfd, putting it, the hand-over, and reading every byte once: seconds.
     pub(crate) async fn fill_hand_over_read(&self, bytes: u64) -> Result<f64> {
+        self.fill_get_read(&self.neighbour, bytes).await
+    }
+
+    /// The same with a pull over TCP in place of the hand-over.
+    pub(crate) async fn fill_pull_read(&self, bytes: u64) -> Result<f64> {
+        self.fill_get_read(&self.consumer, bytes).await
+    }
+
+    async fn fill_get_read(&self, consumer: &Client, bytes: u64) -> Result<f64> {
         let started = Instant::now();
         let reference = self.producer.put(self.filled(bytes)?, PutOptions::default()).await?;
-        let payload = self.neighbour.get(&reference).await?;
+        let payload = consumer.get(&reference).await?;
         raw::read_once(&payload);
         Ok(started.elapsed().as_secs_f64())
     }

@@ -8,7 +8,7 @@ use super::path::Path;
 use super::{GIB, Options, Samples};
 use crate::machine::Machine;
 use crate::output::{self, SCHEMA};
-use crate::stats::{self, Summary};
+use crate::stats::{self, Interval, Summary};
 
 /// One path at one size.
 #[derive(Serialize)]
@@ -16,7 +16,8 @@ pub(crate) struct Row {
     path: &'static str,
     size_bytes: u64,
     /// Copies of a payload byte by construction, and as counted in the system calls that copy.
-    copies: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copies: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     copies_counted: Option<f64>,
     seconds: Summary,
@@ -29,6 +30,9 @@ pub(crate) struct Row {
     /// Its 95 % interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     ratio_interval: Option<[f64; 2]>,
+    /// The same against each store that does the same work.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    ratio_to_stores: BTreeMap<&'static str, Interval>,
     /// Processor seconds a GiB of payload, of all processes that take part.
     cpu_seconds_per_gib: f64,
     /// Of the queue-proxies among them.
@@ -84,6 +88,9 @@ impl Report {
             let Some(seconds) = stats::summary(&own.seconds, self.seed) else { continue };
             let ceiling = fastest(path.ceilings(), samples);
             let ratio = ceiling.and_then(|ceiling| stats::paired_ratio(&samples.get(&ceiling)?.seconds, &own.seconds, self.seed));
+            let against = |(name, store): &(&'static str, Path)| {
+                Some((*name, stats::paired_ratio(&samples.get(store)?.seconds, &own.seconds, self.seed)?))
+            };
             let gib = bytes as f64 / GIB as f64;
             let measured_gib = gib * own.seconds.len() as f64;
             let counted_gib = own.counted_bytes as f64 / GIB as f64;
@@ -97,6 +104,7 @@ impl Report {
                 ceiling: ceiling.map(Path::name),
                 ratio_to_ceiling: ratio.map(|ratio| ratio.median),
                 ratio_interval: ratio.map(|ratio| [ratio.low, ratio.high]),
+                ratio_to_stores: path.stores().iter().filter_map(against).collect(),
                 cpu_seconds_per_gib: own.cpu_seconds / measured_gib,
                 proxy_cpu_seconds_per_gib: path.is_zipline().then_some(own.proxy_cpu_seconds / measured_gib),
                 system_calls_per_gib: own.counted.system_calls.map(|calls| calls as f64 / counted_gib),
@@ -133,9 +141,15 @@ impl Report {
                 ratio,
                 row.cpu_seconds_per_gib,
                 row.system_calls_per_gib.map_or_else(dash, |calls| format!("{calls:.0}")),
-                format!("{} ({copies})", row.copies),
+                format!("{} ({copies})", row.copies.map_or_else(dash, |copies| copies.to_string())),
                 row.peak_memory_bytes.map_or_else(dash, output::bytes)
             );
+        }
+        for row in &self.rows {
+            for (store, Interval { median, low, high }) in &row.ratio_to_stores {
+                let (size, path) = (output::bytes(row.size_bytes), row.path);
+                println!("{path}, {size}: {median:.2} [{low:.2}, {high:.2}] times as fast as {store}");
+            }
         }
     }
 }
