@@ -13,15 +13,15 @@ mod report;
 mod roles;
 mod tally;
 mod tokens;
+mod visits;
 
-use std::future::Future;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
-use zipline_sdk::{Client, Failure, Request, Response};
+use zipline_workflow::serve;
 
 #[derive(Parser)]
 #[command(name = "zipline-mapreduce", version, about = "MapReduce as a workflow of scaled functions")]
@@ -38,6 +38,39 @@ enum Command {
     Mapper,
     /// Serve as a reducer: merges parts
     Reducer,
+    /// Serve as the driver of the visits' job
+    VisitsDriver,
+    /// Serve as a mapper of the visits' job: sums revenue by address
+    VisitsMapper,
+    /// Serve as a reducer of the visits' job
+    VisitsReducer,
+    /// Make a table of visits
+    Visits {
+        /// Folder of its parts
+        output: PathBuf,
+        /// Rows a part
+        #[arg(long, default_value_t = 50_000)]
+        rows: u32,
+        #[arg(long, default_value_t = 8)]
+        parts: u32,
+        /// Addresses that visits come from
+        #[arg(long, default_value_t = u32::MAX)]
+        addresses: u32,
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
+    /// Compute the answer of the visits' job in this one process; prints JSON
+    VisitsReference {
+        /// Folder of the parts
+        input: PathBuf,
+        #[arg(long, default_value_t = 8)]
+        parts: u32,
+        #[arg(long, default_value_t = 2)]
+        reducers: u32,
+        /// Folder of the results
+        #[arg(long, value_name = "DIR")]
+        output: PathBuf,
+    },
     /// Choose the documents of a job and write their list; prints JSON
     Documents {
         /// Every file below this folder; without it, the sources of this project's dependencies
@@ -94,6 +127,15 @@ fn main() -> Result<()> {
         Command::Driver => serve(roles::drive),
         Command::Mapper => serve(roles::map),
         Command::Reducer => serve(roles::reduce),
+        Command::VisitsDriver => serve(visits::drive),
+        Command::VisitsMapper => serve(visits::map),
+        Command::VisitsReducer => serve(visits::reduce),
+        Command::Visits { output, rows, parts, addresses, seed } => {
+            visits::generate(&visits::Table { rows, parts, addresses, seed }, &output)
+        }
+        Command::VisitsReference { input, parts, reducers, output } => {
+            print(&visits::reference(&input, parts, reducers, &output)?)
+        }
         Command::Documents { input, manifest, bytes_min, parts, scratch, list } => {
             let corpus = match input {
                 Some(folder) => corpus::of_folder(&folder)?,
@@ -120,19 +162,6 @@ struct Chosen {
     bytes: u64,
     #[serde(flatten)]
     origin: corpus::Origin,
-}
-
-/// Serves one role on `$PORT` until told to stop. One thread answers; counting and merging run beside it.
-fn serve<F>(role: fn(Client, Request) -> F) -> Result<()>
-where
-    F: Future<Output = Result<Response, Failure>> + Send + 'static,
-{
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(async {
-        let client = Client::from_env()?;
-        zipline_sdk::serve_with(client.clone(), move |request| role(client.clone(), request)).await
-    })?;
-    Ok(())
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>> {
