@@ -4,10 +4,14 @@
 //! samples with seed, machine and settings always go to a file. Ratios are taken within one run, round by round.
 #![forbid(unsafe_code)]
 
+mod apps;
+mod cloud;
 mod counted;
 mod function;
 mod interrupt;
 mod machine;
+mod method;
+mod micro;
 mod output;
 mod peak;
 mod process;
@@ -87,6 +91,37 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// The paper's applications as real services on the local platform, over every transfer method.
+    Apps {
+        #[command(flatten)]
+        common: Common,
+        /// Size of the inputs [default: full; laptop with --quick]
+        #[arg(long, value_enum)]
+        size: Option<apps::Size>,
+        /// Only these applications
+        #[arg(long = "app", value_enum, value_delimiter = ',', value_name = "APP")]
+        apps: Vec<apps::App>,
+        /// Only these transfer methods
+        #[arg(long = "method", value_delimiter = ',', value_name = "METHOD")]
+        methods: Vec<String>,
+        /// Timed requests an application, variant and method [default: 100; 5 with --quick]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        requests: Option<u32>,
+    },
+    /// Pipeline, scatter, gather and broadcast on the local platform, over sizes, degrees and transfer methods.
+    Micro {
+        #[command(flatten)]
+        common: Common,
+        /// Only these transfer methods
+        #[arg(long = "method", value_delimiter = ',', value_name = "METHOD")]
+        methods: Vec<String>,
+        /// Only these patterns
+        #[arg(long = "pattern", value_enum, value_delimiter = ',', value_name = "PATTERN")]
+        patterns: Vec<micro::Pattern>,
+        /// Requests a pattern, size, degree and method [default: 200 up to 1 MiB, 30 above; 10 with --quick]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        requests: Option<u32>,
+    },
     /// Inner roles: the raw programs themselves.
     #[command(hide = true, subcommand)]
     Raw(Raw),
@@ -139,6 +174,11 @@ enum Raw {
         factor: f64,
         seed: u64,
     },
+    Cloud {
+        state: PathBuf,
+    },
+    MicroHub,
+    MicroLeaf,
 }
 
 fn main() -> ExitCode {
@@ -178,6 +218,16 @@ fn run(arguments: Arguments) -> Result<()> {
             let report = proxy::run(&options, &interrupt::Interrupt::listen()).await?;
             finish(&common, "proxy", &report, proxy::Report::print)
         }),
+        Bench::Micro { common, methods, patterns, requests } => runtime()?.block_on(async {
+            let options = micro::Options { quick: common.quick, seed: common.seed, methods, patterns, requests };
+            let report = micro::run(&options, &interrupt::Interrupt::listen()).await?;
+            finish(&common, "micro", &report, micro::Report::print)
+        }),
+        Bench::Apps { common, size, apps, methods, requests } => runtime()?.block_on(async {
+            let options = apps::Options { quick: common.quick, seed: common.seed, size, apps, methods, requests };
+            let report = apps::run(&options, &interrupt::Interrupt::listen()).await?;
+            finish(&common, "apps", &report, apps::Report::print)
+        }),
     }
 }
 
@@ -207,5 +257,8 @@ fn raw_role(role: Raw) -> Result<()> {
         Raw::FunctionHttp2 => runtime()?.block_on(function::serve_http2()),
         Raw::ReverseProxy { function, is_http2 } => runtime()?.block_on(proxy::serve_reverse_proxy(function, is_http2)),
         Raw::S3Delay { server, service, factor, seed } => runtime()?.block_on(s3_delay::serve(server, service, factor, seed)),
+        Raw::MicroHub => zipline_workflow::serve(micro::hub),
+        Raw::MicroLeaf => zipline_workflow::serve(micro::leaf),
+        Raw::Cloud { state } => tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(cloud::serve(state)),
     }
 }
