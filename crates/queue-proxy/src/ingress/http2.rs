@@ -140,6 +140,9 @@ async fn pass(
     let is_asked = taken.as_ref().is_some_and(|taken| taken.contains_key(ACCEPT));
     if let Some(observed) = observed {
         observed.asked(&mut head.headers);
+        if let Some(context) = observed.context() {
+            head.extensions.insert(context);
+        }
     }
     let outcome = match taken.filter(|taken| taken.contains_key(REFERENCE)) {
         None => send(&instance, head, RequestBody::Client(body), None, peer, &mut limits).await,

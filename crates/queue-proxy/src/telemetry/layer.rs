@@ -1,9 +1,10 @@
 //! `tracing` spans of this program as spans of a trace.
 //!
 //! A span of ours (its target begins with `zipline`) at `info` or above becomes an exported span when it closes, with its fields
-//! as attributes, under the span it was opened in. Three fields say where it stands, each with the text of a `traceparent`:
+//! as attributes, under the span it was opened in. Four fields say where it stands, each with the text of a `traceparent`:
 //!
 //! - `otel.parent`: the span is a child of that remote one;
+//! - `otel.span`: its own place, as others were told of it;
 //! - `otel.link`: it has to do with that one, which may lie in another trace;
 //! - `otel.context`: it *is* that one, which somebody else exports; it only gives its children their place.
 //!
@@ -18,9 +19,10 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
+use zipline_core::trace::TraceContext;
 
+use super::sampler::{self, Sampler};
 use super::spans::{Attribute, Span, SpanKind, SpanQueue};
-use super::trace_context::{Sampler, TraceContext};
 
 /// Attributes of one span.
 const ATTRIBUTES_MAX: usize = 32;
@@ -48,8 +50,9 @@ impl SpanLayer {
 
 /// A span that is open.
 struct Open {
+    /// Its place; whether it is exported is decided by this when it closes, since fields may still say otherwise.
     context: TraceContext,
-    /// `None`: somebody else exports it, or it is not sampled.
+    /// `None`: somebody else exports it.
     span: Option<Box<Span>>,
 }
 
@@ -58,6 +61,7 @@ struct Open {
 struct Fields {
     attributes: Vec<(&'static str, Attribute)>,
     parent: Option<TraceContext>,
+    span: Option<TraceContext>,
     link: Option<TraceContext>,
     context: Option<TraceContext>,
     error: Option<String>,
@@ -66,9 +70,10 @@ struct Fields {
 impl Fields {
     fn text(&mut self, name: &'static str, text: &str) {
         match name {
-            "otel.parent" => self.parent = TraceContext::parse(text),
-            "otel.link" => self.link = TraceContext::parse(text),
-            "otel.context" => self.context = TraceContext::parse(text),
+            "otel.parent" => self.parent = text.parse().ok(),
+            "otel.span" => self.span = text.parse().ok(),
+            "otel.link" => self.link = text.parse().ok(),
+            "otel.context" => self.context = text.parse().ok(),
             "error" => self.error = Some(shortened(text)),
             name => self.add(name, Attribute::Text(shortened(text))),
         }
@@ -117,13 +122,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Sp
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         let around = span.parent().and_then(|parent| parent.extensions().get::<Open>().map(|open| open.context));
-        let (context, is_ours) = match (fields.context, fields.parent.or(around), around) {
-            (Some(context), _, _) => (context, false),
-            // What its surroundings decided holds; only a span without any, or from afar, is decided on.
-            (None, Some(parent), Some(_)) if fields.parent.is_none() => (parent.child(), true),
-            (None, parent, _) => (self.sampler.start(parent), true),
+        let context = match (fields.context.or(fields.span), fields.parent, around) {
+            (Some(own), _, _) => own,
+            (None, Some(parent), _) => self.sampler.start(Some(parent)),
+            // What its surroundings decided holds.
+            (None, None, Some(around)) => sampler::child(around),
+            (None, None, None) => self.sampler.start(None),
         };
-        let exported = (is_ours && context.is_sampled).then(|| {
+        let exported = fields.context.is_none().then(|| {
             Box::new(Span {
                 context,
                 parent_id: fields.parent.or(around).map_or(0, |parent| parent.span_id),
@@ -143,18 +149,25 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Sp
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
         let mut extensions = span.extensions_mut();
-        let Some(exported) = extensions.get_mut::<Open>().and_then(|open| open.span.as_mut()) else { return };
+        let Some(Open { context, span: Some(exported) }) = extensions.get_mut::<Open>() else { return };
         let mut fields = Fields { attributes: std::mem::take(&mut exported.attributes), ..Fields::default() };
         values.record(&mut fields);
         exported.attributes = fields.attributes;
         exported.links.extend(fields.link);
         exported.error = fields.error.or(exported.error.take());
+        if let Some(parent) = fields.parent {
+            exported.parent_id = parent.span_id;
+            *context = self.sampler.start(Some(parent));
+        }
+        *context = fields.span.unwrap_or(*context);
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         let Some(span) = context.span(&id) else { return };
         let open = span.extensions_mut().remove::<Open>();
-        if let Some(mut exported) = open.and_then(|open| open.span) {
+        let Some(Open { context, span: Some(mut exported) }) = open else { return };
+        if context.is_sampled {
+            exported.context = context;
             exported.ended = SystemTime::now();
             self.queue.push(*exported);
         }
@@ -208,9 +221,14 @@ mod tests {
         let spans = spans(Sampler::of_rate(0.5), || {
             tracing::info_span!("serve", otel.parent = CONTEXT).in_scope(|| ());
             tracing::info_span!("pull", otel.parent = CONTEXT, otel.link = %CONTEXT).in_scope(|| ());
+            let own = tracing::info_span!("own", otel.parent = tracing::field::Empty, otel.span = tracing::field::Empty);
+            own.record("otel.parent", CONTEXT);
+            own.record("otel.span", CONTEXT.replace("b7ad", "c8be"));
+            drop(own);
             tracing::info_span!("none", otel.parent = CONTEXT.replace("-01", "-00")).in_scope(|| ());
         });
-        assert_eq!(spans.len(), 2, "{spans:?}");
-        assert_eq!(spans[1].links, [TraceContext::parse(CONTEXT).expect("a context")]);
+        assert_eq!(spans.len(), 3, "{spans:?}");
+        assert_eq!((spans[2].context.span_id, spans[2].parent_id), (0xc8be_6b71_6920_3331, 0xb7ad_6b71_6920_3331));
+        assert_eq!(spans[1].links, [CONTEXT.parse::<TraceContext>().expect("a context")]);
     }
 }

@@ -9,17 +9,17 @@ mod layer;
 mod observed;
 mod otlp;
 mod request_log;
+mod sampler;
 mod spans;
 mod template;
-mod trace_context;
 
 pub use layer::SpanLayer;
 pub use observed::{Arrival, Observed};
 pub use otlp::Reporter;
 pub use request_log::{Lines, RequestLog};
+pub use sampler::{Sampler, TRACEPARENT, TRACESTATE};
 pub use spans::{Attribute, Span, SpanKind, SpanQueue};
 pub use template::{ParseError, Template};
-pub use trace_context::{Sampler, TRACEPARENT, TRACESTATE, TraceContext};
 
 use std::io;
 use std::sync::Arc;

@@ -6,10 +6,11 @@ use std::time::{Instant, SystemTime};
 
 use http::header::{CONTENT_LENGTH, HOST, REFERER, TRANSFER_ENCODING, USER_AGENT};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
+use zipline_core::trace::TraceContext;
 
 use super::spans::{Attribute, Span, SpanKind};
 use super::template::{Fields, Value};
-use super::{TRACESTATE, Telemetry, TraceContext};
+use super::{TRACESTATE, Telemetry, sampler};
 
 const USER_AGENT_PROBE: &[u8] = b"kube-probe/";
 const K_NETWORK_PROBE: HeaderName = HeaderName::from_static(zipline_contract::headers::K_NETWORK_PROBE);
@@ -76,16 +77,16 @@ impl Observed {
             return None;
         }
         let trace = tracer.map(|tracer| {
-            let parent = TraceContext::of(arrival.headers);
+            let parent = sampler::of(arrival.headers);
             let server = tracer.sampler.start(parent);
-            let proxy = server.child();
+            let proxy = sampler::child(server);
             let state = arrival.headers.get(TRACESTATE).and_then(|state| state.to_str().ok()).filter(|_| parent.is_some());
             Trace {
                 parent,
                 server,
                 proxy,
-                wait: proxy.child(),
-                client: proxy.child(),
+                wait: sampler::child(proxy),
+                client: sampler::child(proxy),
                 state: state.unwrap_or_default().to_owned(),
             }
         });
@@ -115,6 +116,11 @@ impl Observed {
         }
     }
 
+    /// Where work on this request's behalf stands in its trace; `None`: it has none of its own.
+    pub fn context(&self) -> Option<TraceContext> {
+        self.trace.as_ref().map(|trace| trace.proxy)
+    }
+
     /// It waits for its slot.
     pub fn queued(&mut self) {
         self.queued = Some(Instant::now());
@@ -129,7 +135,7 @@ impl Observed {
     pub fn asked(&mut self, headers: &mut HeaderMap) {
         self.asked = Some(Instant::now());
         if let Some(trace) = &self.trace {
-            trace.client.inject(headers);
+            sampler::inject(trace.client, headers);
         }
     }
 

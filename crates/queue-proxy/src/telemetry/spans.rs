@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
-use super::trace_context::TraceContext;
+use zipline_core::trace::TraceContext;
 
 /// Spans that wait; further ones are dropped and counted. The default of OpenTelemetry's own exporters.
 const WAITING_MAX: usize = 2048;

@@ -285,6 +285,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         parts.method = open.method.clone();
         parts.uri = std::mem::take(&mut outgoing.target);
         parts.headers = std::mem::take(&mut outgoing.headers);
+        if let Some(context) = self.observed.as_ref().and_then(|observed| observed.context()) {
+            parts.extensions.insert(context);
+        }
         let resolved = self.stay(Some(deadlines), instance.zipline.resolve(&mut parts, taken, has_body)).await;
         outgoing.target = parts.uri;
         outgoing.headers = parts.headers;

@@ -1,72 +1,29 @@
-//! W3C trace context: where a request stands in a trace, and whether the trace is recorded.
-
-use std::fmt;
+//! Which traces are recorded, and where a request's spans stand in them.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use zipline_core::trace::TraceContext;
 
 /// The header that carries a context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The header that carries what vendors add to one.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// A place in a trace. Its text is the value of `traceparent`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceContext {
-    /// The trace; never 0.
-    pub trace_id: u128,
-    /// The span; never 0.
-    pub span_id: u64,
-    /// Whether the trace is recorded.
-    pub is_sampled: bool,
+/// The context that a request came with.
+pub(super) fn of(headers: &HeaderMap) -> Option<TraceContext> {
+    headers.get(TRACEPARENT)?.to_str().ok()?.parse().ok()
 }
 
-impl TraceContext {
-    /// Reads a `traceparent`. Of the flags only whether it is recorded is kept; a version above 0 is read as far as it is known.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(5, '-');
-        let version = byte(parts.next()?)?;
-        let (trace, span, flags, rest) = (parts.next()?, parts.next()?, parts.next()?, parts.next());
-        let is_known = version < 0xff && (version > 0 || rest.is_none());
-        let is_sound = |text: &str, chars| text.len() == chars && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_known || !is_sound(trace, 32) || !is_sound(span, 16) {
-            return None;
-        }
-        let context = Self {
-            trace_id: u128::from_str_radix(trace, 16).ok()?,
-            span_id: u64::from_str_radix(span, 16).ok()?,
-            is_sampled: byte(flags)? & 1 == 1,
-        };
-        (context.trace_id != 0 && context.span_id != 0).then_some(context)
-    }
-
-    /// The context that a request came with.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
-        headers.get(TRACEPARENT)?.to_str().ok().and_then(Self::parse)
-    }
-
-    /// Another span of the same trace.
-    pub fn child(self) -> Self {
-        Self { span_id: span_id(), ..self }
-    }
-
-    /// Puts it on a request.
-    pub fn inject(self, headers: &mut HeaderMap) {
-        // Hexadecimal digits and dashes make a header value.
-        if let Ok(value) = HeaderValue::from_str(&self.to_string()) {
-            headers.insert(TRACEPARENT, value);
-        }
-    }
+/// Another span of the same trace.
+pub(super) fn child(context: TraceContext) -> TraceContext {
+    context.child(span_id())
 }
 
-impl fmt::Display for TraceContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.is_sampled))
+/// Puts a context on a request.
+pub(super) fn inject(context: TraceContext, headers: &mut HeaderMap) {
+    // Hexadecimal digits and dashes make a header value.
+    if let Ok(value) = HeaderValue::from_str(&context.to_string()) {
+        headers.insert(TRACEPARENT, value);
     }
-}
-
-fn byte(text: &str) -> Option<u8> {
-    let is_sound = text.len() == 2 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    is_sound.then(|| u8::from_str_radix(text, 16).ok()).flatten()
 }
 
 /// Which traces are recorded.
@@ -151,30 +108,8 @@ mod tests {
     const TEXT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn a_context_is_read_and_written_alike_and_what_is_none_is_refused() {
-        let context = TraceContext::parse(TEXT).expect("a context");
-        assert!(context.is_sampled);
-        assert_eq!(context.to_string(), TEXT);
-        assert!(
-            TraceContext::parse("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-more").is_some_and(|c| !c.is_sampled)
-        );
-        for text in [
-            "",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1",
-        ] {
-            assert_eq!(TraceContext::parse(text), None, "{text}");
-        }
-    }
-
-    #[test]
     fn a_share_follows_the_caller_and_is_decided_by_the_trace_alone() {
-        let parent = TraceContext::parse(TEXT).expect("a context");
+        let parent: TraceContext = TEXT.parse().expect("a context");
         let unsampled = TraceContext { is_sampled: false, ..parent };
         assert!(Sampler::of_rate(0.1).start(Some(parent)).is_sampled);
         assert!(!Sampler::of_rate(0.9).start(Some(unsampled)).is_sampled);
