@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -128,6 +128,7 @@ impl Admin {
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
+            .title_case_headers(true) // As Go writes them.
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
         if let Err(error) = served.await {
@@ -161,7 +162,7 @@ impl Admin {
                 instance.invocations.write(&self.labels, &mut text);
                 typed(TEXT_FORMAT, text + &self.own_metrics())
             }
-            _ => answer(StatusCode::NOT_FOUND, "404 page not found\n"),
+            _ => not_found(),
         }
     }
 
@@ -214,6 +215,14 @@ const fn phase_number(phase: Phase) -> u64 {
 fn answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
+    answer
+}
+
+/// As Go's server says it.
+fn not_found() -> Answer {
+    let mut answer = answer(StatusCode::NOT_FOUND, "404 page not found\n");
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }
 

@@ -13,7 +13,7 @@ use zipline_core::drain::{DrainLimits, Ending, Held};
 
 use crate::admin::{Admin, Doors};
 use crate::clock::Clock;
-use crate::config::{Config, UserMetrics};
+use crate::config::{Config, Sidecar, UserMetrics};
 use crate::drain::{Drain, Termination};
 use crate::ingress::{BindError, Listener, Port};
 use crate::instance::Instance;
@@ -160,7 +160,7 @@ struct Bound {
 }
 
 impl Bound {
-    fn open(config: &Config, with_tls: bool) -> Result<Self, BindError> {
+    fn open(config: &Config, with_tls: bool) -> Result<Self, RunError> {
         let address = config.zipline.bind;
         let open = |door, port| Port::bind(door, address, port);
         let sidecar = config.sidecar.as_ref();
@@ -170,7 +170,7 @@ impl Bound {
         });
         Ok(Self {
             requests: sidecar.map(|sidecar| open("request", sidecar.door.port)).transpose()?,
-            tls: sidecar.filter(|_| with_tls).map(|sidecar| open("TLS", sidecar.door.tls_port)).transpose()?,
+            tls: sidecar.filter(|_| with_tls).map(|sidecar| Ok::<_, RunError>(open("TLS", tls_port(sidecar)?)?)).transpose()?,
             doors: Doors {
                 admin: open("admin", doors::ADMIN)?,
                 statistics: sidecar.map(|_| open("statistics", doors::STATISTICS)).transpose()?,
@@ -178,6 +178,14 @@ impl Bound {
             },
         })
     }
+}
+
+fn tls_port(sidecar: &Sidecar) -> Result<u16, TlsError> {
+    sidecar.door.tls_port.ok_or_else(|| TlsError::Setting {
+        variable: "QUEUE_SERVING_TLS_PORT",
+        value: "what was given".to_owned(),
+        expected: "a port from 1 to 65535",
+    })
 }
 
 /// The signals that end a program politely.

@@ -79,8 +79,8 @@ impl Identity {
 pub struct Door {
     /// `QUEUE_SERVING_PORT`; both protocols are served on it, whichever it is named for.
     pub port: u16,
-    /// `QUEUE_SERVING_TLS_PORT`.
-    pub tls_port: u16,
+    /// `QUEUE_SERVING_TLS_PORT`; `None`: what was given is no port, which matters only where certificates are mounted.
+    pub tls_port: Option<u16>,
 }
 
 /// How long a request may take. `None`: no limit.
@@ -128,14 +128,20 @@ impl Sidecar {
         Self {
             door: Door {
                 port: port(r, "QUEUE_SERVING_PORT", "the port requests come in by"),
-                tls_port: port(r, "QUEUE_SERVING_TLS_PORT", "the port requests come in by over TLS"),
+                tls_port: {
+                    let text = r.required("QUEUE_SERVING_TLS_PORT", "the port requests come in by over TLS");
+                    text.parse().ok().filter(|port| *port != 0)
+                },
             },
             user_port: port(r, "USER_PORT", "the port the function listens on"),
-            concurrency: r.required_as(
-                "CONTAINER_CONCURRENCY",
-                "how many requests the function works on at once, 0 for no limit",
-                "a whole number from 0 to 4294967295",
-            ),
+            concurrency: {
+                let number: i64 = r.required_as(
+                    "CONTAINER_CONCURRENCY",
+                    "how many requests the function works on at once, 0 for no limit",
+                    "a whole number",
+                );
+                u32::try_from(number.max(0)).unwrap_or(u32::MAX) // As for Knative's proxy, what is below 1 is no limit.
+            },
             timeouts: Timeouts {
                 whole: Duration::from_secs(
                     r.required_as::<u32>("REVISION_TIMEOUT_SECONDS", "how long a request may take", "a number of seconds").into(),
@@ -186,7 +192,7 @@ fn pod_ip(r: &mut Reader<'_>, text: &str) -> Option<IpAddr> {
     }
     let address = text.parse().ok();
     if address.is_none() {
-        r.unreadable(POD_IP, text, "an IP address");
+        r.warn(format!("{POD_IP}: `{text}` is not an IP address; nothing can be pulled from here"));
     }
     address
 }

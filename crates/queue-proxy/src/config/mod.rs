@@ -129,7 +129,7 @@ mod tests {
     fn everything_bad_is_reported_in_one_go() {
         let message = text(with(&[
             ("USER_PORT", "http"),
-            ("CONTAINER_CONCURRENCY", "-1"),
+            ("CONTAINER_CONCURRENCY", "some"),
             ("SERVING_READINESS_PROBE", "{"),
             ("OBSERVABILITY_CONFIG", "no"),
             ("ZIPLINE_PULL_PORT", "70000"),
@@ -139,7 +139,7 @@ mod tests {
         for part in [
             "7 settings",
             "USER_PORT: `http`",
-            "CONTAINER_CONCURRENCY: `-1`",
+            "CONTAINER_CONCURRENCY: `some`",
             "SERVING_READINESS_PROBE",
             "OBSERVABILITY_CONFIG",
             "ZIPLINE_PULL_PORT: 70000 is outside 1 to 65535",

@@ -62,11 +62,11 @@ struct Wire {
     tcp_socket: Option<WireTcp>,
     grpc: Option<WireGrpc>,
     #[serde(default)]
-    period_seconds: u32,
+    period_seconds: i32,
     #[serde(default)]
-    timeout_seconds: u32,
+    timeout_seconds: i32,
     #[serde(default)]
-    success_threshold: u32,
+    success_threshold: i32,
 }
 
 #[derive(Deserialize)]
@@ -127,10 +127,11 @@ pub(super) fn read(r: &mut Reader<'_>, multiple: bool) -> Vec<Probe> {
     if text.is_empty() {
         return Vec::new();
     }
-    let wires: Result<Vec<Wire>, _> =
+    // `null` stands for a container without a probe.
+    let wires: Result<Vec<Option<Wire>>, _> =
         if multiple { serde_json::from_str(text) } else { serde_json::from_str(text).map(|wire| vec![wire]) };
     match wires {
-        Ok(wires) => wires.into_iter().map(Probe::from).collect(),
+        Ok(wires) => wires.into_iter().flatten().map(Probe::from).collect(),
         Err(error) => {
             let what = if multiple { "a JSON array of Kubernetes probes" } else { "a Kubernetes probe as JSON" };
             r.unreadable(VARIABLE, text, format!("{what} ({error})"));
@@ -143,11 +144,12 @@ impl From<Wire> for Probe {
     fn from(wire: Wire) -> Self {
         /// Kubernetes' own default.
         const TIMEOUT_SECONDS: u32 = 1;
-        let timeout = if wire.timeout_seconds == 0 { TIMEOUT_SECONDS } else { wire.timeout_seconds };
+        let positive = |number: i32| u32::try_from(number).ok().filter(|number| *number > 0);
+        let timeout = positive(wire.timeout_seconds).unwrap_or(TIMEOUT_SECONDS);
         Self {
             aggressive: wire.period_seconds == 0,
             timeout: Duration::from_secs(timeout.into()),
-            successes: wire.success_threshold.max(1),
+            successes: positive(wire.success_threshold).unwrap_or(1),
             action: action(wire).unwrap_or(ProbeAction::Impossible),
         }
     }

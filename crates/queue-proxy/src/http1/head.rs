@@ -216,7 +216,11 @@ fn complete(parsed: httparse::Result<usize>) -> Result<(), HeadError> {
 
 fn target(method: &Method, text: &str, head: &Bytes) -> Result<Uri, HeadError> {
     const INVALID: HeadError = HeadError::Invalid("invalid request target");
-    let target = Uri::from_maybe_shared(head.slice_ref(text.as_bytes())).map_err(|_| INVALID)?;
+    let target =
+        Uri::from_maybe_shared(head.slice_ref(text.as_bytes())).or_else(|_| escaped(text).parse()).map_err(|_| INVALID)?;
+    if !is_escaped_soundly(target.path()) {
+        return Err(INVALID);
+    }
     let sound = match text.as_bytes() {
         [b'/', ..] => true,
         b"*" => *method == Method::OPTIONS,
@@ -224,6 +228,16 @@ fn target(method: &Method, text: &str, head: &Bytes) -> Result<Uri, HeadError> {
         _ => target.scheme().is_some() && target.authority().is_some(),
     };
     if sound { Ok(target) } else { Err(INVALID) }
+}
+
+/// Clients send these as they are, and other servers take them; a target that can be passed on has them escaped.
+fn escaped(target: &str) -> String {
+    target.replace('<', "%3C").replace('>', "%3E").replace('"', "%22").replace('`', "%60")
+}
+
+/// Whether each `%` of a path begins an escape.
+fn is_escaped_soundly(path: &str) -> bool {
+    path.split('%').skip(1).all(|after| after.as_bytes().get(..2).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)))
 }
 
 fn header_map(head: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, HeadError> {

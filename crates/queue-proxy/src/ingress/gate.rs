@@ -1,7 +1,7 @@
 //! What never reaches the function: probes, and requests that make no sense at a reverse proxy.
 
 use http::header::{EXPECT, HeaderMap, USER_AGENT};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use zipline_contract::headers::{K_KUBELET_PROBE, K_NETWORK_HASH, K_NETWORK_PROBE};
 
 use super::answers::{self, Answer};
@@ -33,7 +33,12 @@ const HEALTH: &[u8] = b"queue";
 const NETWORK: &[u8] = b"probe";
 
 /// Decides by the head alone. `fails_probes` is asked only when the request is a probe.
-pub(super) fn gate(method: &Method, path: &str, headers: &HeaderMap, fails_probes: impl FnOnce() -> bool) -> Gate {
+pub(super) fn gate(
+    method: &Method,
+    path: &str,
+    (version, headers): (Version, &HeaderMap),
+    fails_probes: impl FnOnce() -> bool,
+) -> Gate {
     if *method == Method::CONNECT {
         const TEXT: &str = "CONNECT is not served here: this is the door of one function, not a forward proxy";
         return Gate::Answer(answers::error(StatusCode::METHOD_NOT_ALLOWED, TEXT));
@@ -41,7 +46,10 @@ pub(super) fn gate(method: &Method, path: &str, headers: &HeaderMap, fails_probe
     if path == "*" {
         return Gate::Answer(answers::empty(StatusCode::OK)); // `OPTIONS *` asks about the server, not about a resource.
     }
-    if headers.get(EXPECT).is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    // Over HTTP/2 nobody waits: whatever is expected is the function's to judge.
+    if version != Version::HTTP_2
+        && headers.get(EXPECT).is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
         return Gate::Answer(answers::empty(StatusCode::EXPECTATION_FAILED));
     }
     let agent = headers.get(USER_AGENT).map(|agent| agent.as_bytes()).unwrap_or_default();

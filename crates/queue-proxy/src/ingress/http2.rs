@@ -94,7 +94,7 @@ async fn lead(
     peer: SocketAddr,
     observed: &mut Option<Box<Observed>>,
 ) -> Response<ResponseBody> {
-    match gate::gate(&head.method, head.uri.path(), &head.headers, || instance.drain.fails_probes()) {
+    match gate::gate(&head.method, head.uri.path(), (Version::HTTP_2, &head.headers), || instance.drain.fails_probes()) {
         Gate::Answer(answer) => own(answer, false),
         Gate::Health => own(gate::health(instance.readiness.is_ready().await), false),
         Gate::Pass => {
@@ -280,6 +280,8 @@ fn absolute(target: &Uri, host: Option<&HeaderValue>) -> Uri {
 fn own(mut answer: Answer, is_asked: bool) -> Response<ResponseBody> {
     rewrite::add_date(answer.headers_mut());
     rewrite::add_capability(answer.headers_mut(), is_asked);
+    let length = HeaderValue::from(answer.body().len());
+    answer.headers_mut().insert(CONTENT_LENGTH, length);
     answer.map(|bytes| ResponseBody::Own(Full::new(bytes)))
 }
 

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::{BufMut, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use zipline_contract::headers::{CAPABLE, K_ORIGINAL_HOST, KNATIVE_SERVING_NAMESPACE, KNATIVE_SERVING_REVISION, PREFIX};
 use zipline_core::forwarded::ForwardedHeaders;
@@ -67,6 +67,9 @@ pub(super) fn toward_function(headers: &mut HeaderMap, peer: IpAddr, upgrade: Op
     headers.remove(CONTENT_LENGTH);
     headers.remove(KNATIVE_SERVING_NAMESPACE);
     headers.remove(KNATIVE_SERVING_REVISION);
+    if headers.get(USER_AGENT).is_some_and(HeaderValue::is_empty) {
+        headers.remove(USER_AGENT); // Said and not said are one for Knative's proxy.
+    }
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }

@@ -94,7 +94,7 @@ async fn ask(
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
         driven(connection, async { sender.send_request(request).await }).await
     } else {
-        let (mut sender, connection) = http1::handshake(io).await?;
+        let (mut sender, connection) = http1::Builder::new().title_case_headers(true).handshake(io).await?;
         driven(connection, async { sender.send_request(request).await }).await
     }
 }

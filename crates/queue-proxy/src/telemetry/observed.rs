@@ -36,6 +36,8 @@ pub struct Observed {
     telemetry: Arc<Telemetry>,
     method: Method,
     target: Uri,
+    /// The host that the target names, if it does.
+    authority: Option<String>,
     version: Version,
     headers: HeaderMap,
     peer: SocketAddr,
@@ -93,7 +95,11 @@ impl Observed {
         Some(Box::new(Self {
             telemetry: Arc::clone(telemetry),
             method: arrival.method.clone(),
-            target: arrival.target.clone(),
+            target: match (arrival.version, arrival.target.path_and_query()) {
+                (Version::HTTP_2, Some(path)) => Uri::from(path.clone()),
+                _ => arrival.target.clone(),
+            },
+            authority: arrival.target.authority().map(|authority| authority.as_str().to_owned()),
             version: arrival.version,
             headers: arrival.headers.clone(),
             peer: arrival.peer,
@@ -156,7 +162,7 @@ impl Observed {
     }
 
     fn header(&self, name: &HeaderName) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok()).unwrap_or_default()
     }
 
     fn content_length(&self) -> i64 {
@@ -177,14 +183,11 @@ impl Observed {
     }
 
     fn host(&self) -> &str {
-        self.target.host().and(self.target.authority()).map_or_else(|| self.header(&HOST), |authority| authority.as_str())
+        self.authority.as_deref().unwrap_or_else(|| self.header(&HOST))
     }
 
     fn request_uri(&self) -> String {
-        match self.version {
-            Version::HTTP_2 => self.target.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
-            _ => self.target.to_string(),
-        }
+        self.target.to_string()
     }
 
     /// What the client was answered with; where it was not, because it left, what it would have been.
@@ -372,6 +375,11 @@ impl Fields for Request<'_> {
             "ProtoMinor" => Value::Int(i64::from(of.version == Version::HTTP_11)),
             "Header" => Value::Map(headers(&of.headers)),
             "ContentLength" => Value::Int(of.content_length()),
+            "Close" => {
+                let options = of.header(&http::header::CONNECTION);
+                let has = |option: &str| options.split(',').any(|one| one.trim().eq_ignore_ascii_case(option));
+                Value::Bool(has("close") || of.version == Version::HTTP_10 && !has("keep-alive"))
+            }
             "TransferEncoding" => {
                 let is_chunked = of.headers.contains_key(TRANSFER_ENCODING);
                 Value::List(is_chunked.then(|| Value::text("chunked")).into_iter().collect())
@@ -407,11 +415,31 @@ impl Request<'_> {
     }
 }
 
+/// A path with its escapes resolved.
+fn unescaped(path: &str) -> String {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, after @ ..] = rest {
+        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.filter(|_| *first == b'%').and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Go's `url.URL`.
 impl Fields for Uri {
     fn field(&self, name: &str) -> Option<Value<'_>> {
         Some(match name {
-            "Path" => Value::text(self.path()),
+            "Path" => Value::text(unescaped(self.path())),
             "RawQuery" => Value::text(self.query().unwrap_or_default()),
             "Host" => Value::text(self.authority().map_or("", |authority| authority.as_str())),
             "Scheme" => Value::text(self.scheme_str().unwrap_or_default()),

@@ -165,9 +165,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
 
     async fn answer(&mut self, head: RequestHead) -> Next {
         let instance = &self.instance;
-        let gate = gate::gate(&head.method, head.target.path(), &head.headers, || instance.drain.fails_probes());
-        if !gate.is_about_the_server(head.target.path()) {
-            let version = if head.is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
+        let version = if head.is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
+        let path = head.target.path();
+        let gate = gate::gate(&head.method, path, (version, &head.headers), || instance.drain.fails_probes());
+        if !gate.is_about_the_server(path) {
             let (method, target, headers) = (&head.method, &head.target, &head.headers);
             let arrival = Arrival { method, target, version, headers, peer: self.peer };
             self.observed = Observed::arrive(&instance.telemetry, &arrival);
