@@ -50,6 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("zipline-simulation", &["zipline-contract", "zipline-core"]),
     ("zipline-testkit", &["zipline-contract"]),
+    ("zipline-differential", &["zipline-testkit"]),
     ("zipline-e2e-cluster", &["zipline-contract", "zipline-image", "zipline-sdk", "zipline-testkit"]),
     ("zipline-xtask", &["zipline-contract", "zipline-image"]),
 ];
