@@ -1,6 +1,8 @@
 //! The form of a request or an answer between functions.
 //!
-//!     message = head_bytes (4 bytes, big-endian)  head (JSON)  *payload
+//! ```text
+//! message = head_bytes (4 bytes, big-endian)  head (JSON)  *payload
+//! ```
 //!
 //! The head names every attachment with its size; one that is held or stored has its reference there, one that travels
 //! along (`inline`) lies behind the head as it is, in the order of the attachments. So the method `inline` pays for no
