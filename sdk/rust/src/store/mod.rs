@@ -1,6 +1,6 @@
 //! The transfer methods `s3` and `redis`: payloads parked in a store, as everybody does without Zipline.
 //!
-//! A put writes an object under a random [key](key), a get reads it from whichever process has the key and the same
+//! A put writes an object under a random [key], a get reads it from whichever process has the key and the same
 //! configuration. Neither talks to a queue-proxy. A call puts its payload, sends the key in its place and frees it when
 //! it is over. The rest differs by what the stores can do:
 //!
