@@ -125,6 +125,7 @@ errors! {
     PayloadAborted "payload-aborted" 502 ABORTED 10 Never Producer "The object's writer failed before it was complete" "Put the payload again";
     BufferFull "buffer-full" 503 RESOURCE_EXHAUSTED 8 Later Capacity "The object buffer is full" "Wait for consumers to read, or raise ZIPLINE_BUFFER_BYTES";
     Draining "draining" 503 RESOURCE_EXHAUSTED 8 Later Capacity "The instance is shutting down" "Put at another instance";
+    StoreUnavailable "store-unavailable" 503 UNAVAILABLE 14 Later Network "The durable tier does not take or give the payload" "See the store that ZIPLINE_TIER_ENDPOINT and ZIPLINE_TIER_URL name, and this proxy's log; without durability=always a put does not need it";
     CallTimeout "call-timeout" 504 DEADLINE_EXCEEDED 4 Later Network "The called service did not answer in time" "See the callee; raise ZIPLINE_INVOKE_TIMEOUT_SECONDS for slow ones";
     PullIdleTimeout "pull-idle-timeout" 504 DEADLINE_EXCEEDED 4 Later Network "No byte of the payload came for too long" "See the producer and the network; raise ZIPLINE_PULL_IDLE_TIMEOUT_SECONDS for slow writers";
 }

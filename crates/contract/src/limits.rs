@@ -30,6 +30,10 @@ pub const ENDED_OBJECTS_MAX: usize = 131_072;
 pub const ENDED_LEASES_MAX: usize = 262_144;
 /// How often one read may be continued with the lease it has.
 pub const LEASE_RESUMES_MAX: u16 = 256;
+/// The buffer is spilled to local disk when it is fuller than that, in percent.
+pub const SPILL_WATERMARK_PERCENT: u64 = 75;
+/// Marks of retrievals that are counted in the durable tier; an object with more retrievals stays there until it expires.
+pub const TIER_MARKS_MAX: usize = 10_000;
 /// Retrievals of one object.
 pub const RETRIEVALS_MAX: u32 = 1_000_000;
 /// Bytes of a detail line on the pull port.

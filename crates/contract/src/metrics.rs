@@ -37,6 +37,14 @@ metrics! {
     HELD_OBJECTS "zipline_held_objects" Gauge [] "Objects held for their consumers";
     RECEIVING_BYTES "zipline_receiving_bytes" Gauge [] "Bytes reserved for payloads being received or in use by the function";
     BUFFER_LIMIT_BYTES "zipline_buffer_limit_bytes" Gauge [] "Budget of the object buffer in force";
+    SPILLED_BYTES "zipline_spilled_bytes" Gauge [] "Bytes of held objects that lie on local disk";
+    SPILLED_OBJECTS "zipline_spilled_objects" Gauge [] "Held objects that lie on local disk";
+    SPILLS "zipline_spills_total" Counter ["result"] "Objects written to local disk: ok, abandoned (read or ended meanwhile), failed";
+    STORED_BYTES "zipline_stored_bytes" Gauge [] "Bytes of held objects that have a copy in the durable tier";
+    STORED_OBJECTS "zipline_stored_objects" Gauge [] "Held objects that have a copy in the durable tier";
+    TIER_COPIES "zipline_tier_copies_total" Counter ["done"] "Copies in the durable tier: written, read, removed, swept; failed (a write, read or removal that was given up)";
+    TIER_BYTES "zipline_tier_bytes_total" Counter ["direction"] "Payload bytes to and from the durable tier: written, read";
+    TIER_UP "zipline_tier_up" Gauge [] "1 when the last request to the durable tier was answered, 0 when it failed or none is configured";
     LEASES "zipline_leases" Gauge [] "Leases granted and not ended";
     PUT_WAITERS "zipline_put_waiters" Gauge [] "Puts waiting for room in the buffer";
     OBJECT_TRANSITIONS "zipline_object_transitions_total" Counter ["to"] "Transitions in the life of objects: writing, available, retrieved, released, expired, aborted";

@@ -84,6 +84,17 @@ settings! {
     INVOKE_TIMEOUT_SECONDS Seconds "300" Some((0.1, 86400.0)), "Whole-call limit of /v1/invoke and of swapped egress calls";
     DRAIN_QUIET_SECONDS Seconds "30" Some((0.0, 3600.0)), "After SIGTERM requests are served until this long passed without one";
     GRACE_SECONDS Seconds "" Some((0.0, 86400.0)), "Limit over the whole drain; empty: REVISION_TIMEOUT_SECONDS";
+    DURABILITY Text "none" None, "Durability of a put that names none: `none`, `drain` (what is unread at a planned end is written to the durable tier) or `always` (written before the put is answered); the last two need TIER";
+    TIER Text "" None, "Name of the durable tier, as references carry it: 1 to 32 of a-z, 0-9, - and _; the same at every proxy of a trust domain that uses it. Empty: none, and nothing ever touches a store";
+    TIER_URL Text "" None, "Where the tier is: `s3://BUCKET` or `s3://BUCKET/PREFIX`";
+    TIER_ENDPOINT Text "" None, "Endpoint of an S3-compatible store, `http://HOST:PORT` or `https://HOST`; empty: AWS";
+    TIER_REGION Text "us-east-1" None, "Region that requests to the tier are signed for";
+    TIER_CREDENTIALS_FILE Text "" None, "JSON file `{\"access_key_id\", \"secret_access_key\", \"session_token\"?}`, read at the start; empty: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or no signature";
+    TIER_TRANSFERS Count "4" Some((1.0, 64.0)), "Copies written to the tier at once, and separately read from it; each takes up to 16 MiB while it is written, 1 MiB while it is read";
+    TIER_TIMEOUT_SECONDS Seconds "10" Some((0.05, 300.0)), "A request to the tier without an answer fails after it; it is tried again 3 times, then `store-unavailable`";
+    TIER_SWEEP_SECONDS Seconds "600" Some((0.0, 86400.0)), "How often this proxy looks, in one of 256 parts of the tier chosen at random, for copies of producers that died before they expired, and removes them; 0: never";
+    SPILL_DIR Text "" None, "Directory on a local disk to which objects go when the buffer is three quarters full, encrypted with a key that dies with the process; empty: off";
+    SPILL_BYTES Bytes "4GiB" Some((1_048_576.0, 65536.0 * GIB)), "Bytes of objects in SPILL_DIR";
     WORKER_THREADS Count "1" Some((1.0, 256.0)), "Threads of the data plane's runtime";
     LOG Text "info" None, "Log filter, as `tracing` directives";
     API Text "" None, "For functions: where their queue-proxy's local API is, `unix:/PATH`, `unix:@NAME` or `http://HOST:PORT`";

@@ -28,6 +28,7 @@ pub mod pull;
 pub mod reference;
 pub mod settings;
 pub mod stats;
+pub mod tier;
 pub mod time;
 pub mod trace;
 

@@ -8,6 +8,7 @@ use zipline_core::object::{
     Acknowledged, Admission, Census, CutReason, Effect, End, HoldingLimits, Holdings, LeaseId, LeaseRequest, NewObject, Now,
     ObjectId, Owner, ReadError, ReceiveId, Refusal, RoomLimits, Via, WriteError,
 };
+use zipline_core::tier::Durability;
 use zipline_core::time::{Monotonic, WallTime};
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -44,7 +45,7 @@ fn put(retrievals: u32) -> Owner {
 }
 
 fn new(owner: Owner, size: Option<u64>) -> NewObject {
-    NewObject { owner, size, ttl: TTL, expires: at(TTL.as_secs()).wall }
+    NewObject { owner, size, ttl: TTL, expires: at(TTL.as_secs()).wall, durability: Durability::None }
 }
 
 /// Puts a complete object.

@@ -14,6 +14,7 @@ use zipline_core::object::{
     Acknowledged, Admission, Census, Effect, HoldingLimits, Holdings, LeaseId, LeaseRequest, NewObject, Now, ObjectId, Owner,
     ReceiveId, RoomLimits, Via,
 };
+use zipline_core::tier::Durability;
 use zipline_core::time::{Monotonic, WallTime};
 
 const BYTES_MAX: u64 = 1000;
@@ -130,6 +131,7 @@ impl Ledger {
             receiving_bytes: self.receiving.values().sum(),
             receiving: self.receiving.len(),
             receiving_waiters: self.receive_waiting.len(),
+            ..Census::EMPTY
         }
     }
 
@@ -162,6 +164,7 @@ impl Ledger {
                 let held = self.held.get_mut(&object).expect("who is cut reads what is held");
                 assert_eq!(held.active.remove(&lease), Some(Via::Pull), "only active pulls are cut");
             }
+            Effect::Forget(id) => panic!("{id} has no durable copy"),
             Effect::Freed { object, payload, .. } => {
                 assert_eq!(object, payload, "the payload is the object's own");
                 let held = self.held.remove(&object).expect("an object ends once");
@@ -277,7 +280,7 @@ impl World {
             }
             Op::Insert { owner, ttl, .. } => {
                 let ttl = Duration::from_secs(ttl);
-                let new = NewObject { owner, size: None, ttl, expires: now.wall + ttl };
+                let new = NewObject { owner, size: None, ttl, expires: now.wall + ttl, durability: Durability::None };
                 let Some(charged) = l.reserved.remove(&id) else {
                     assert!(h.insert(id, new, id, now).is_err(), "room comes first");
                     return;
@@ -498,7 +501,7 @@ fn a_hundred_thousand_objects_are_put_read_and_retrieved() {
     let ttl = Duration::from_secs(300);
     for n in 0..OBJECTS {
         assert_eq!(holdings.reserve(id(n), 1024, now(n)), Ok(Admission::Admitted));
-        let new = NewObject { owner, size: Some(1024), ttl, expires: now(n).wall + ttl };
+        let new = NewObject { owner, size: Some(1024), ttl, expires: now(n).wall + ttl, durability: Durability::None };
         assert!(holdings.insert(id(n), new, (), now(n)).is_ok());
         assert!(holdings.finish(id(n), 1024).is_ok());
         assert!(holdings.grant(id(n), reader(n), now(n)).is_ok());

@@ -26,6 +26,7 @@ use zipline_core::pull::{
     Span, SumKind, Wanted, verified,
 };
 use zipline_core::reference::{DomainKey, KeyRing, Reference};
+use zipline_core::tier::Durability;
 use zipline_core::time::{Monotonic, WallTime};
 
 const RUNS: u64 = 150;
@@ -306,6 +307,7 @@ impl Sim {
                     readers.filter(|c| (c.object, c.lease) == (object, lease)).for_each(|c| c.cut = true);
                 }
                 Effect::Freed { object, .. } => drop(producer.writers.remove(&object)),
+                Effect::Forget(id) => panic!("{id} has no durable copy"),
                 Effect::Admitted(id) => {
                     let (payload, retrievals) = producer.waiting.remove(&id).expect("who is admitted has waited");
                     self.begin(n, id, payload, retrievals);
@@ -341,7 +343,13 @@ impl Sim {
         let now = self.now();
         let (size, sum, declared) = (payload.size, payload.sum, self.dice.chance(500));
         let expires = now.wall + TTL;
-        let new = NewObject { owner: Owner::Put { retrievals }, size: declared.then_some(size), ttl: TTL, expires };
+        let new = NewObject {
+            owner: Owner::Put { retrievals },
+            size: declared.then_some(size),
+            ttl: TTL,
+            expires,
+            durability: Durability::None,
+        };
         let producer = &mut self.producers[n];
         assert!(producer.holdings.insert(id, new, payload, now).is_ok());
         producer.writers.insert(id, 0);

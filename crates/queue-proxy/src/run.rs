@@ -127,7 +127,9 @@ async fn terminate(mut signals: Signals, drain: &Drain, zipline: &Zipline) {
     let signal = signals.next().await;
     tracing::info!(?signal, "draining");
     zipline.quiesce();
-    drain.holds(zipline.unread()); // Before the drain begins: it may be over at once.
+    // Before the drain begins: it may be over at once. What has a durable copy may be being read, so it counts here.
+    let held = zipline.held();
+    drain.holds(Held { objects: held.held_objects, bytes: held.held_bytes });
     drain.terminate(signal);
     tokio::select! {
         _ = signals.next() => return,

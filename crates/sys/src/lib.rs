@@ -10,9 +10,11 @@ pub mod memfd;
 pub mod peer;
 pub mod sendfile;
 pub mod shared_budget;
+pub mod unlinked_file;
 
 pub use directory_watch::DirectoryWatch;
 pub use mapping::{AnonymousBuffer, Mapping, WritableMapping};
 pub use memfd::{Memfd, NotAdmitted, SealedMemfd};
 pub use rustix::process::Signal;
 pub use shared_budget::SharedBudget;
+pub use unlinked_file::UnlinkedFile;

@@ -4,12 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use zipline_core::object::{HoldingLimits, RoomLimits};
+use zipline_contract::limits::SPILL_WATERMARK_PERCENT;
+use zipline_core::object::{HoldingLimits, RoomLimits, SpillLimits};
 use zipline_core::pull::{PeerPolicy, ReaderLimits};
 use zipline_core::reference::Receiver;
+use zipline_core::tier::Durability;
 use zipline_sys::SharedBudget;
 
 use crate::clock::Clock;
+use crate::tier::TierConfig;
 
 /// A head on the pull port must have come whole after this; also the first message of a hand-over connection.
 pub(crate) const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
@@ -91,8 +94,23 @@ pub struct NodeConfig {
     pub handover_dir: Option<PathBuf>,
     /// The budget shared with other proxies, and our slot in it.
     pub shared_budget: Option<(SharedBudget, usize)>,
+    /// Durability of a put that names none; more than [`Durability::None`] needs a tier.
+    pub durability: Durability,
+    /// The durable tier; `None`: nothing ever goes to a store.
+    pub tier: Option<TierConfig>,
+    /// The local disk behind memory; `None`: none.
+    pub spill: Option<SpillConfig>,
     /// The clocks.
     pub clock: Clock,
+}
+
+/// A local disk behind memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpillConfig {
+    /// A directory that only this user may enter; it is made where it is not there.
+    pub directory: PathBuf,
+    /// Bytes of objects in it.
+    pub bytes_max: u64,
 }
 
 /// TCP congestion control of pulls.
@@ -144,6 +162,9 @@ impl NodeConfig {
             congestion: Congestion::Auto,
             handover_dir: None,
             shared_budget: None,
+            durability: Durability::None,
+            tier: None,
+            spill: None,
             clock: Clock::system(),
         }
     }
@@ -161,6 +182,14 @@ impl NodeConfig {
             attempts_extra: self.attempts_extra,
             lease: self.lease,
         }
+    }
+
+    pub(crate) fn spill_limits(&self) -> Option<SpillLimits> {
+        self.spill.as_ref().map(|spill| SpillLimits {
+            bytes_max: spill.bytes_max,
+            watermark_bytes: self.buffer_bytes / 100 * SPILL_WATERMARK_PERCENT,
+            object_bytes_min: self.heap_threshold_bytes,
+        })
     }
 
     pub(crate) fn reader_limits(&self) -> ReaderLimits {

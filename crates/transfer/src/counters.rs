@@ -17,10 +17,87 @@ pub(crate) struct Counters {
     pub(crate) handovers_made: AtomicU64,
     pub(crate) handovers_taken: AtomicU64,
     pub(crate) connections_served: AtomicUsize,
+    pub(crate) spills_ok: AtomicU64,
+    pub(crate) spills_abandoned: AtomicU64,
+    pub(crate) spills_failed: AtomicU64,
     pulls_ok: AtomicU64,
     pulls_failed: [AtomicU64; ErrorCode::ALL.len()],
     pull_buckets: [AtomicU64; PULL_SECONDS_BUCKETS.len() + 1],
     pull_nanos: AtomicU64,
+}
+
+/// What was done with the durable tier.
+#[derive(Debug, Default)]
+pub(crate) struct TierCounters {
+    written: AtomicU64,
+    read: AtomicU64,
+    removed: AtomicU64,
+    swept: AtomicU64,
+    failed: AtomicU64,
+    bytes_written: AtomicU64,
+    bytes_read: AtomicU64,
+}
+
+impl TierCounters {
+    pub(crate) fn wrote(&self, bytes: u64) {
+        self.written.fetch_add(1, Ordering::Relaxed);
+        self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) {
+        self.read.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read_bytes(&self, bytes: u64) {
+        self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn removed(&self) {
+        self.removed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn swept(&self) {
+        self.swept.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counted(&self, up: bool) -> TierCounted {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        TierCounted {
+            up,
+            written: load(&self.written),
+            read: load(&self.read),
+            removed: load(&self.removed),
+            swept: load(&self.swept),
+            failed: load(&self.failed),
+            bytes_written: load(&self.bytes_written),
+            bytes_read: load(&self.bytes_read),
+        }
+    }
+}
+
+/// What was done with the durable tier, at one moment; all zero without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TierCounted {
+    /// Whether the store answered the last request.
+    pub up: bool,
+    /// Copies written.
+    pub written: u64,
+    /// Copies read to the end of what was asked for.
+    pub read: u64,
+    /// Copies removed with their objects.
+    pub removed: u64,
+    /// Copies removed that nobody else had removed.
+    pub swept: u64,
+    /// Writes and removals that were given up.
+    pub failed: u64,
+    /// Payload bytes written.
+    pub bytes_written: u64,
+    /// Payload bytes read.
+    pub bytes_read: u64,
 }
 
 /// A copy of the numbers at one moment.
@@ -36,6 +113,12 @@ pub struct Counted {
     pub handovers_made: u64,
     /// Descriptors taken from other proxies.
     pub handovers_taken: u64,
+    /// Objects written to local disk.
+    pub spills_ok: u64,
+    /// Objects that were read or ended while they were written to local disk.
+    pub spills_abandoned: u64,
+    /// Objects that could not be written to local disk.
+    pub spills_failed: u64,
     /// Open connections to the pull port.
     pub connections_served: usize,
     /// Open connections to others' pull ports.
@@ -77,6 +160,9 @@ impl Counters {
             resumes: load(&self.resumes),
             handovers_made: load(&self.handovers_made),
             handovers_taken: load(&self.handovers_taken),
+            spills_ok: load(&self.spills_ok),
+            spills_abandoned: load(&self.spills_abandoned),
+            spills_failed: load(&self.spills_failed),
             connections_served: self.connections_served.load(Ordering::Relaxed),
             connections_made,
             pulls_ok: load(&self.pulls_ok),

@@ -10,6 +10,8 @@ use zipline_core::pull::{PeerForbidden, PullError, RangeError};
 use zipline_core::reference::{NarrowError, ReferenceError, SealError, WrongReceiver};
 use zipline_sys::NotAdmitted;
 
+use crate::tier::TierError;
+
 /// An error of a put or a read. [`TransferError::code`] is the public one; the text has the numbers.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
@@ -61,6 +63,9 @@ pub enum TransferError {
     /// The address may not be dialled.
     #[error(transparent)]
     PeerForbidden(#[from] PeerForbidden),
+    /// The durable tier.
+    #[error(transparent)]
+    Tier(#[from] TierError),
     /// The object was held by this address, but by an instance before this one.
     #[error("the object was held by an instance that is no more")]
     ProducerGone,
@@ -119,6 +124,7 @@ impl TransferError {
             Self::NotAdmitted(_) => ErrorCode::RequestInvalid,
             Self::System(_) => ErrorCode::BufferFull,
             Self::PeerForbidden(error) => error.code(),
+            Self::Tier(error) => error.code(),
             Self::ProducerGone => ErrorCode::ProducerGone,
             Self::Unreachable { .. } | Self::Unanswered { .. } => ErrorCode::ProducerUnreachable,
             Self::Pull { source, .. } | Self::Idle(source) => source.code(),

@@ -1,7 +1,8 @@
 //! Fetching: from a reference to verified bytes, by the nearest way.
 //!
 //! An object of this node is read where it lies; one of a producer on this machine is handed over as a descriptor; any
-//! other is pulled over TCP. Whatever the way, an [`Incoming`] is a lease: [`Incoming::acknowledge`] makes it a
+//! other is pulled over TCP; where the producer is gone, from the durable tier that the reference names, if this node
+//! uses it: from the first byte, or from where a pull broke. Whatever the way, an [`Incoming`] is a lease: [`Incoming::acknowledge`] makes it a
 //! retrieval, dropping it gives it back.
 
 use std::sync::Arc;
@@ -19,12 +20,13 @@ use crate::error::TransferError;
 use crate::handover::{self, HandoverLease};
 use crate::held::HeldRead;
 use crate::ledger::{Ledger, ReceiveRoom};
-use crate::node::Node;
+use crate::node::{Inner, Node};
 use crate::payload::{Landing, Payload};
 use crate::pull::exchange::RemoteLease;
 use crate::pull::read::TcpRead;
 use crate::random;
-use crate::span::{TIER_MEMORY, Work, WorkSpan};
+use crate::span::{TIER_DURABLE, TIER_MEMORY, Work, WorkSpan};
+use crate::tier::{Tier, TierError, TierRead, after, may_lie_there};
 
 /// What is wanted of an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +57,7 @@ pub struct Incoming {
     source: Source,
     facts: Facts,
     room: Option<ReceiveRoom>,
+    elsewhere: Option<Elsewhere>,
     span: WorkSpan,
     node: Node,
 }
@@ -63,6 +66,7 @@ pub struct Incoming {
 enum Source {
     Held(HeldRead),
     Tcp(Box<TcpRead>),
+    Tier(Box<TierRead>),
 }
 
 #[derive(Debug)]
@@ -70,10 +74,30 @@ enum Lease {
     Own(OwnLease),
     Handover(Box<HandoverLease>),
     Remote(RemoteLease),
+    /// None: the copy is nobody's to lend, and is counted by its acknowledgement.
+    Tier,
+}
+
+/// Where else a payload may be read when its producer is gone.
+#[derive(Debug)]
+struct Elsewhere {
+    tier: Arc<Tier>,
+    wanted: Wanted,
+    /// Bytes delivered so far.
+    delivered: u64,
 }
 
 /// A read that was granted: its lease, its bytes, what is known of them, and room to receive them.
 type Granted = (Lease, Source, Facts, Option<ReceiveRoom>);
+
+/// What is asked of a producer.
+struct Asked<'a> {
+    reference: &'a Reference,
+    wanted: &'a Wanted,
+    /// Where the bytes that the reference shows begin and end in the object.
+    shown: Span,
+    taking: Taking,
+}
 
 /// What an answer's head says.
 #[derive(Clone, Debug)]
@@ -93,15 +117,15 @@ impl Node {
     ///
     /// # Errors
     /// A reference that is none, expired, another service's; a producer that may not be dialled, cannot be reached or
-    /// refuses; no room.
+    /// refuses, where no durable tier has the object; no room.
     pub async fn fetch(&self, token: &str, options: FetchOptions) -> Result<Incoming, TransferError> {
         let mut span = WorkSpan::begin(Work::Pull, options.trace);
         span.reference(fingerprint(token));
         match self.grant(token, options, &span).await {
-            Ok((lease, source, facts, room)) => {
+            Ok(((lease, source, facts, room), elsewhere)) => {
                 span.waited();
-                span.tier(TIER_MEMORY);
-                Ok(Incoming { lease, source, facts, room, span, node: self.clone() })
+                span.tier(source.tier());
+                Ok(Incoming { lease, source, facts, room, elsewhere, span, node: self.clone() })
             }
             Err(error) => {
                 span.failed(error.code());
@@ -110,29 +134,79 @@ impl Node {
         }
     }
 
-    /// Has the read granted, by the nearest way.
-    async fn grant(&self, token: &str, options: FetchOptions, span: &WorkSpan) -> Result<Granted, TransferError> {
+    /// Has the read granted, by the nearest way: by the producer, else from the durable tier.
+    async fn grant(
+        &self,
+        token: &str,
+        options: FetchOptions,
+        span: &WorkSpan,
+    ) -> Result<(Granted, Option<Elsewhere>), TransferError> {
         let reference = self.open(token)?;
         reference.check_receiver(&self.config().receivers)?;
         let wanted = self.wanted(&reference, options.range)?;
         let shown = reference.range.map_or(Span::WHOLE, |range| Span { first: range.first(), limit: range.end() });
         span.peer(wanted.producer);
-        if self.is_own(&reference)? {
+        let asked = Asked { reference: &reference, wanted: &wanted, shown, taking: options.taking };
+        let granted = self.grant_by_producer(asked, span).await;
+        let Some(tier) = self.tier_of(&reference).map(Arc::clone) else { return Ok((granted?, None)) };
+        let granted = match granted {
+            Err(lost) if may_lie_there(&lost) => {
+                span.method("store");
+                self.grant_in_tier(&tier, &wanted, shown, lost).await?
+            }
+            granted => granted?,
+        };
+        Ok((granted, Some(Elsewhere { tier, wanted, delivered: 0 })))
+    }
+
+    async fn grant_by_producer(&self, asked: Asked<'_>, span: &WorkSpan) -> Result<Granted, TransferError> {
+        let Asked { reference, wanted, shown, taking } = asked;
+        if self.is_own(reference)? {
             span.method("own");
-            return self.read_own(&wanted, shown);
+            return self.read_own(wanted, shown);
         }
         let inner = self.inner();
         inner.config.peers.check(wanted.producer)?;
         if let Some(directory) = &inner.config.handover_dir
-            && let Some((lease, head, stored)) = handover::take(inner, directory, &wanted, span.context()).await?
+            && let Some((lease, head, stored)) = handover::take(inner, directory, wanted, span.context()).await?
         {
             span.method("descriptor");
-            let facts = Facts::of(&head, &wanted, shown)?;
+            let facts = Facts::of(&head, wanted, shown)?;
             let held = HeldRead::new(stored, wanted.span, Arc::clone(&inner.blocks), inner.config.pull_idle_timeout);
             return Ok((Lease::Handover(Box::new(lease)), Source::Held(held), facts, None));
         }
         span.method("tcp");
-        self.pull(wanted, shown, options.taking, span.context()).await
+        self.pull(wanted.clone(), shown, taking, span.context()).await
+    }
+
+    /// Reads what the producer does not give any more, for the reason `lost`.
+    async fn grant_in_tier(
+        &self,
+        tier: &Arc<Tier>,
+        wanted: &Wanted,
+        shown: Span,
+        lost: TransferError,
+    ) -> Result<Granted, TransferError> {
+        let read = match TierRead::open(self.inner(), tier, wanted).await {
+            Err(TransferError::Tier(TierError::NoCopy { .. })) => return Err(lost),
+            read => read?,
+        };
+        let copy = read.facts();
+        let facts = Facts {
+            content_type: copy.content_type.clone(),
+            retrievals_left: copy.retrievals_left,
+            expires: copy.expires,
+            sum: copy.sum,
+            span: wanted.span,
+            size: Some(copy.size),
+            shown,
+        };
+        Ok((Lease::Tier, Source::Tier(Box::new(read)), facts, None))
+    }
+
+    /// The durable tier in which the object may lie, if this node uses it.
+    pub(crate) fn tier_of(&self, reference: &Reference) -> Option<&Arc<Tier>> {
+        self.inner().tier.as_ref().filter(|tier| reference.tier.as_ref() == Some(tier.name()))
     }
 
     async fn pull(
@@ -200,9 +274,18 @@ impl Incoming {
     /// # Errors
     /// The producer is gone, refuses, or is silent for too long; bytes that did not match their sums twice.
     pub async fn next_block(&mut self) -> Result<Option<Bytes>, TransferError> {
-        let block = self.read_block().await;
+        let block = match self.read_block().await {
+            Err(lost) => self.go_elsewhere(lost).await,
+            block => block,
+        };
         match &block {
-            Ok(block) => self.span.passed(block.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Ok(block) => {
+                let bytes = block.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                self.span.passed(bytes);
+                if let Some(elsewhere) = &mut self.elsewhere {
+                    elsewhere.delivered += bytes;
+                }
+            }
             Err(error) => self.span.failed(error.code()),
         }
         if self.is_whole() {
@@ -223,7 +306,25 @@ impl Incoming {
                 }
                 Ok(block)
             }
+            Source::Tier(read) => read.next_block().await,
         }
+    }
+
+    /// Goes on in the durable tier, behind what was delivered, where the producer is gone.
+    async fn go_elsewhere(&mut self, lost: TransferError) -> Result<Option<Bytes>, TransferError> {
+        let is_pull = matches!(self.source, Source::Tcp(_));
+        let Some(elsewhere) = self.elsewhere.as_ref().filter(|_| is_pull && may_lie_there(&lost)) else { return Err(lost) };
+        let span = after(elsewhere.wanted.span, elsewhere.delivered);
+        let wanted = Wanted { span, ..elsewhere.wanted.clone() };
+        let mut read = match TierRead::open(self.node.inner(), &elsewhere.tier, &wanted).await {
+            Err(TransferError::Tier(TierError::NoCopy { .. })) => return Err(lost),
+            read => read?,
+        };
+        let next = read.next_block().await?;
+        self.span.tier(TIER_DURABLE);
+        self.source = Source::Tier(Box::new(read));
+        self.lease = Lease::Tier; // The producer's is dropped: if it lives after all, it is told.
+        Ok(next)
     }
 
     /// Takes all of it: the descriptor that holds it, or a copy within this node's budget. The lease stays; so does, of
@@ -280,7 +381,15 @@ impl Incoming {
         match self.lease {
             Lease::Own(lease) => lease.acknowledge(),
             Lease::Handover(lease) => lease.acknowledge(self.node.inner()).await,
-            Lease::Remote(lease) => lease.acknowledge().await,
+            Lease::Remote(lease) => match (lease.acknowledge().await, self.elsewhere) {
+                // The producer went away between the last byte and now: its copy is what is left to be counted.
+                (Err(lost), Some(elsewhere)) if may_lie_there(&lost) => elsewhere.acknowledge(self.node.inner()).await,
+                (acknowledged, _) => acknowledged,
+            },
+            Lease::Tier => match self.elsewhere {
+                Some(elsewhere) => elsewhere.acknowledge(self.node.inner()).await,
+                None => Err(TransferError::Incomplete), // Who reads a copy knows where it is.
+            },
         }
     }
 
@@ -289,6 +398,7 @@ impl Incoming {
         match &self.source {
             Source::Held(held) => held.is_whole(),
             Source::Tcp(read) => read.is_whole(),
+            Source::Tier(read) => read.is_whole(),
         }
     }
 
@@ -330,6 +440,24 @@ impl Incoming {
     /// Whether the bytes are read where they lie on this machine, not pulled over TCP.
     pub fn is_local(&self) -> bool {
         matches!(self.source, Source::Held(_))
+    }
+}
+
+impl Source {
+    /// Where the bytes lie, as far as is known here: a producer does not say.
+    fn tier(&self) -> &'static str {
+        match self {
+            Self::Held(held) => held.tier(),
+            Self::Tcp(_) => TIER_MEMORY,
+            Self::Tier(_) => TIER_DURABLE,
+        }
+    }
+}
+
+impl Elsewhere {
+    async fn acknowledge(&self, inner: &Arc<Inner>) -> Result<(), TransferError> {
+        let facts = self.tier.facts(inner, &self.wanted).await?;
+        Ok(self.tier.acknowledge(&self.wanted, &facts).await?)
     }
 }
 

@@ -33,6 +33,11 @@ impl HeldRead {
         Self { stored, span, plan: RecordPlan::new(span), progress, blocks, idle, whole: false }
     }
 
+    /// Where the bytes lie, as a trace says it.
+    pub(crate) fn tier(&self) -> &'static str {
+        self.stored.tier()
+    }
+
     pub(crate) const fn is_whole(&self) -> bool {
         self.whole
     }
@@ -88,7 +93,11 @@ impl HeldRead {
     /// Whether [`HeldRead::receive`] copies, which takes room.
     pub(crate) fn copies(&self, size: Option<u64>) -> bool {
         let all = self.span.first == 0 && size.is_none_or(|size| self.span.end(size) == size);
-        !all && !matches!(self.stored.body(), Body::Heap(_))
+        match self.stored.body() {
+            Body::Heap(_) => false,
+            Body::Spilled(_) => true,
+            Body::Sealed(_) | Body::Growing(_) | Body::Unwritten => !all,
+        }
     }
 
     async fn changed(&mut self) -> Result<(), TransferError> {

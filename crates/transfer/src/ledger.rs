@@ -8,13 +8,15 @@
 //! two at the limit never both get in. While somebody waits here for room that others hold, a thread sleeps on the
 //! shared page.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use zipline_core::object::{
     Admission, Census, Counts, CutReason, Effect, End, HoldingLimits, Holdings, LeaseId, Now, ObjectId, ReceiveId, Refusal,
+    SpillLimits,
 };
 use zipline_core::time::Monotonic;
 use zipline_sys::SharedBudget;
@@ -25,6 +27,8 @@ use crate::stored::{Progress, Stored, lock};
 
 /// How long the thread that waits for others' room sleeps before it looks whether anybody here still waits.
 const SHARED_WAIT_MAX: Duration = Duration::from_millis(250);
+/// Durable copies of ended objects that wait to be removed; more are left for a sweep.
+const FORGOTTEN_MAX: usize = 100_000;
 
 /// The answer to somebody who waits for room.
 type Answer = oneshot::Sender<Result<(), Refusal>>;
@@ -38,8 +42,12 @@ pub(crate) struct Ledger {
     shared: Option<(SharedBudget, usize)>,
     /// The next timer may have moved nearer.
     rearm: Notify,
-    /// Nothing is held any more.
-    unheld: Notify,
+    /// Nothing needs this process any more, or something happened at a drain.
+    changed: Notify,
+    /// Something is to be written to local disk.
+    spill: Notify,
+    /// A durable copy is to be removed.
+    forget: Notify,
 }
 
 #[derive(Debug)]
@@ -49,16 +57,28 @@ struct Books {
     receiving: HashMap<ReceiveId, Answer>,
     /// Readers over TCP. Dropping the sender also stops its reader: another connection has taken its lease over.
     readers: HashMap<(ObjectId, LeaseId), oneshot::Sender<CutReason>>,
+    /// Objects that ended and whose durable copies are to be removed.
+    forgotten: VecDeque<ObjectId>,
     receives: u64,
     timer_at: Option<Monotonic>,
     watching: bool,
 }
 
 impl Ledger {
-    pub(crate) fn new(limits: HoldingLimits, clock: Clock, shared: Option<(SharedBudget, usize)>) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn new(
+        limits: HoldingLimits,
+        spill: Option<SpillLimits>,
+        clock: Clock,
+        shared: Option<(SharedBudget, usize)>,
+    ) -> std::io::Result<Arc<Self>> {
+        let holdings = Holdings::new(limits);
         Ok(Arc::new(Self {
             books: Mutex::new(Books {
-                holdings: Holdings::new(limits),
+                holdings: match spill {
+                    Some(spill) => holdings.with_spill(spill),
+                    None => holdings,
+                },
+                forgotten: VecDeque::new(),
                 putting: HashMap::new(),
                 receiving: HashMap::new(),
                 readers: HashMap::new(),
@@ -70,7 +90,9 @@ impl Ledger {
             reclaimer: Reclaimer::start()?,
             shared,
             rearm: Notify::new(),
-            unheld: Notify::new(),
+            changed: Notify::new(),
+            spill: Notify::new(),
+            forget: Notify::new(),
         }))
     }
 
@@ -118,16 +140,60 @@ impl Ledger {
         lock(&self.books).holdings.counts()
     }
 
-    /// Returns once no object is held. Puts that come meanwhile are waited for too.
-    pub(crate) async fn unheld(&self) {
+    /// Returns once nothing needs this process: every object has ended or has a durable copy that nobody reads here, and
+    /// the copies of ended objects are being removed.
+    pub(crate) async fn unneeded(&self) {
         loop {
-            let mut changed = std::pin::pin!(self.unheld.notified());
+            let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if self.census().objects == 0 {
-                return;
+            {
+                let books = lock(&self.books);
+                if books.holdings.is_unneeded() && books.forgotten.is_empty() {
+                    return;
+                }
             }
             changed.await;
         }
+    }
+
+    /// What to write to the durable tier next. Not by a command, which would wake those who ask again after each.
+    pub(crate) fn next_to_store(&self) -> Option<ObjectId> {
+        lock(&self.books).holdings.next_to_store()
+    }
+
+    /// What to write to local disk next, with its size and bytes; as [`Ledger::next_to_store`].
+    pub(crate) fn next_to_spill(&self) -> Option<(ObjectId, u64, Arc<Stored>)> {
+        let now = self.clock.now();
+        let holdings = &mut lock(&self.books).holdings;
+        let id = holdings.next_to_spill()?;
+        let view = holdings.status(id, None, now).ok()?;
+        Some((id, view.written.bytes, Arc::clone(view.payload)))
+    }
+
+    /// Something may have happened that a drain waits for.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Something may be to be written to local disk.
+    pub(crate) async fn spill(&self) {
+        self.spill.notified().await;
+    }
+
+    /// A durable copy may be to be removed.
+    pub(crate) fn forgotten(&self) -> Notified<'_> {
+        self.forget.notified()
+    }
+
+    /// The next object whose durable copy is to be removed; `taken` runs before anybody can see that it has left the row.
+    pub(crate) fn next_forgotten<T>(&self, taken: impl FnOnce() -> T) -> Option<(ObjectId, T)> {
+        let mut books = lock(&self.books);
+        let next = books.forgotten.pop_front().map(|id| (id, taken()));
+        if books.forgotten.is_empty() {
+            drop(books);
+            self.changed.notify_waiters();
+        }
+        next
     }
 
     /// Serves the table's timers; runs as long as the node.
@@ -151,7 +217,7 @@ impl Ledger {
     fn carry_out<T>(self: &Arc<Self>, more: u64, run: impl FnOnce(&mut Books, Now) -> T) -> T {
         let now = self.clock.now();
         let mut freed = Vec::new();
-        let (result, nothing_held) = {
+        let (result, wake) = {
             let mut books = lock(&self.books);
             if let Some((shared, slot)) = &self.shared
                 && (more > 0 || books.holdings.census().waiters > 0)
@@ -173,14 +239,25 @@ impl Ledger {
                 self.rearm.notify_one();
             }
             books.timer_at = timer_at;
-            (result, census.objects == 0)
+            let wake = Wake {
+                changed: books.holdings.is_draining() || books.holdings.is_unneeded(),
+                spill: books.holdings.wants_to_spill(),
+                forget: !books.forgotten.is_empty(),
+            };
+            (result, wake)
         };
         for (payload, end) in freed {
             payload.set_progress(Progress::Ended(end));
             self.reclaimer.take(payload);
         }
-        if nothing_held {
-            self.unheld.notify_waiters();
+        if wake.changed {
+            self.changed.notify_waiters();
+        }
+        if wake.spill {
+            self.spill.notify_one();
+        }
+        if wake.forget {
+            self.forget.notify_waiters();
         }
         result
     }
@@ -219,6 +296,13 @@ fn follow_shared(ledger: &Weak<Ledger>) {
         }
         shared.wait(generation, SHARED_WAIT_MAX);
     }
+}
+
+/// Who is to be woken after a command.
+struct Wake {
+    changed: bool,
+    spill: bool,
+    forget: bool,
 }
 
 impl Books {
@@ -267,6 +351,10 @@ impl Books {
                     }
                 }
                 Effect::Freed { end, payload, .. } => freed.push((payload, end)),
+                Effect::Forget(id) if self.forgotten.len() < FORGOTTEN_MAX => self.forgotten.push_back(id),
+                Effect::Forget(id) => {
+                    tracing::warn!(object = %id, "too many durable copies wait to be removed; one is left for a sweep")
+                }
             }
         }
     }

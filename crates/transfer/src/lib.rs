@@ -5,6 +5,8 @@
 //! may happen is decided in `zipline_core`; the kernel is reached through `zipline_sys`. Begin with `node`, then follow
 //! a payload: `put` → `stored` → `pull::serve` → `pull::body`, and on the other side `fetch` → `pull::read`.
 //!
+//! Beside memory an object may lie on local disk (`spill`), and outlive its producer in a durable tier (`tier`).
+//!
 //! Not here: Knative, services, scaling, HTTP towards functions.
 #![forbid(unsafe_code)]
 
@@ -25,11 +27,13 @@ mod put;
 mod random;
 mod reclaim;
 mod span;
+mod spill;
 mod stored;
+mod tier;
 
 pub use clock::Clock;
-pub use config::{Congestion, NodeConfig};
-pub use counters::{Counted, PULL_SECONDS_BUCKETS};
+pub use config::{Congestion, NodeConfig, SpillConfig};
+pub use counters::{Counted, PULL_SECONDS_BUCKETS, TierCounted};
 pub use error::TransferError;
 pub use fetch::{FetchOptions, Incoming, Taking};
 pub use keys::Keys;
@@ -37,3 +41,4 @@ pub use node::{Node, ObjectState, StartError};
 pub use payload::{Payload, PayloadBytes};
 pub use put::{CallObject, Put, PutOptions, Writer};
 pub use span::{TIER_MEMORY, Work, WorkSpan};
+pub use tier::{TierConfig, TierError};

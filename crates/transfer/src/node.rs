@@ -12,13 +12,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use zipline_core::object::{Census, Counts, Epoch};
-use zipline_core::pull::{NonceWindow, ObjectSize, PullMethod};
+use zipline_core::pull::{NonceWindow, ObjectSize, PullMethod, Wanted};
 use zipline_core::reference::{Narrowing, Reference, Token};
 use zipline_core::time::WallTime;
 
 use crate::blocks::Blocks;
 use crate::config::{NodeConfig, RETURNS_MAX};
-use crate::counters::{Counted, Counters};
+use crate::counters::{Counted, Counters, TierCounted};
 use crate::error::TransferError;
 use crate::handover::{self, HandoverSocket, Kept};
 use crate::keys::Keys;
@@ -26,7 +26,9 @@ use crate::ledger::Ledger;
 use crate::pull::pool::Pool;
 use crate::pull::serve;
 use crate::random;
+use crate::spill::{self, Spill};
 use crate::stored::lock;
+use crate::tier::{self, Tier, TierError, may_lie_there};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -65,6 +67,8 @@ pub(crate) struct Inner {
     pub(crate) pulls: Arc<Semaphore>,
     /// Leases being given back at once.
     pub(crate) returns: Arc<Semaphore>,
+    pub(crate) tier: Option<Arc<Tier>>,
+    draining: AtomicBool,
     tasks: Mutex<JoinSet<()>>,
     runtime: Handle,
     congestion_refused: AtomicBool,
@@ -85,6 +89,14 @@ pub enum StartError {
     /// The hand-over socket cannot be opened.
     #[error("a hand-over socket in {} cannot be opened: {source}", .directory.display())]
     Handover {
+        /// The directory.
+        directory: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The directory of the local disk cannot be used.
+    #[error("objects can't be spilled to {}: {source}", .directory.display())]
+    Spill {
         /// The directory.
         directory: PathBuf,
         /// What the kernel said.
@@ -124,7 +136,14 @@ impl Node {
             None => None,
         };
         let (handover, handover_listener) = handover.unzip();
-        let ledger = Ledger::new(config.holding_limits(), config.clock, config.shared_budget.take())?;
+        let spill = match config.spill.clone() {
+            Some(spill) => {
+                let failed = |source| StartError::Spill { directory: spill.directory.clone(), source };
+                Some(Arc::new(Spill::open(spill.clone()).map_err(failed)?))
+            }
+            None => None,
+        };
+        let ledger = Ledger::new(config.holding_limits(), config.spill_limits(), config.clock, config.shared_budget.take())?;
         let inner = Arc::new(Inner {
             keys,
             epoch: random::epoch()?,
@@ -137,6 +156,8 @@ impl Node {
             blocks: Arc::default(),
             pulls: Arc::new(Semaphore::new(config.pulls)),
             returns: Arc::new(Semaphore::new(RETURNS_MAX)),
+            tier: config.tier.clone().map(Tier::new),
+            draining: AtomicBool::new(false),
             tasks: Mutex::default(),
             runtime: Handle::current(),
             congestion_refused: AtomicBool::new(false),
@@ -151,6 +172,13 @@ impl Node {
         });
         if let Some(listener) = handover_listener {
             inner.spawn(handover::listen(Arc::clone(&inner), listener));
+        }
+        if let Some(spill) = spill {
+            inner.spawn(spill::run(Arc::clone(&inner), spill));
+        }
+        if let Some(tier) = &inner.tier {
+            inner.spawn(tier::remove_forgotten(Arc::clone(&inner), Arc::clone(tier)));
+            inner.spawn(tier::tend(Arc::clone(&inner), Arc::clone(tier)));
         }
         Ok(Self { running: Arc::new(Running(inner)) })
     }
@@ -206,18 +234,30 @@ impl Node {
         reference.check_receiver(&self.config().receivers)?;
         let wanted = self.wanted(&reference, None)?;
         let shown = |size: Option<u64>| reference.range.map_or(size, |range| Some(range.length().get()));
-        if self.is_own(&reference)? {
+        let state = match (self.state(&reference, &wanted).await, self.tier_of(&reference)) {
+            (Err(lost), Some(tier)) if may_lie_there(&lost) => match tier.facts(self.inner(), &wanted).await {
+                Ok(copy) => ObjectState { size: Some(copy.size), retrievals_left: copy.retrievals_left, expires: copy.expires },
+                Err(TransferError::Tier(TierError::NoCopy { .. })) => return Err(lost),
+                Err(error) => return Err(error),
+            },
+            (state, _) => state?,
+        };
+        Ok(ObjectState { size: shown(state.size), ..state })
+    }
+
+    async fn state(&self, reference: &Reference, wanted: &Wanted) -> Result<ObjectState, TransferError> {
+        if self.is_own(reference)? {
             let view = |view: zipline_core::object::View<'_, _>| ObjectState {
-                size: shown(view.size),
+                size: view.size,
                 retrievals_left: view.retrievals_left,
                 expires: view.expires,
             };
             return Ok(self.ledger().command(|holdings, now| holdings.status(wanted.object, None, now).map(view))?);
         }
-        let head = self.inner().ask(&wanted, PullMethod::Head, None).await?;
+        let head = self.inner().ask(wanted, PullMethod::Head, None).await?;
         let missing = || TransferError::pull(wanted.producer)(zipline_core::pull::PullError::Contradicts("state"));
         Ok(ObjectState {
-            size: shown(head.size.and_then(ObjectSize::known)),
+            size: head.size.and_then(ObjectSize::known),
             retrievals_left: head.retrievals_left.ok_or_else(missing)?,
             expires: head.expires.ok_or_else(missing)?,
         })
@@ -231,11 +271,22 @@ impl Node {
         let reference = self.open(token)?;
         reference.check_receiver(&self.config().receivers)?;
         let wanted = self.wanted(&reference, None)?;
-        if self.is_own(&reference)? {
+        match (self.free_at_producer(&reference, &wanted).await, self.tier_of(&reference)) {
+            (Err(lost), Some(tier)) if may_lie_there(&lost) => match tier.facts(self.inner(), &wanted).await {
+                Ok(copy) => Ok(tier.end(&wanted, &copy).await?),
+                Err(TransferError::Tier(TierError::NoCopy { .. })) => Err(lost),
+                Err(error) => Err(error),
+            },
+            (freed, _) => freed,
+        }
+    }
+
+    async fn free_at_producer(&self, reference: &Reference, wanted: &Wanted) -> Result<(), TransferError> {
+        if self.is_own(reference)? {
             self.ledger().command(|holdings, now| holdings.free(wanted.object, now));
             return Ok(());
         }
-        self.inner().ask(&wanted, PullMethod::Free, None).await.map(|_| ())
+        self.inner().ask(wanted, PullMethod::Free, None).await.map(|_| ())
     }
 
     /// What is held and received now.
@@ -253,14 +304,30 @@ impl Node {
         self.inner().counters.read(self.inner().pool.open())
     }
 
-    /// From now on no new puts; those that wait are refused. What is held stays readable.
-    pub fn drain(&self) {
-        self.ledger().command(|holdings, _| holdings.drain());
+    /// What was done with the durable tier since the start; `None` without one.
+    pub fn tier(&self) -> Option<TierCounted> {
+        self.inner().tier.as_ref().map(|tier| tier.counters.counted(tier.is_up()))
     }
 
-    /// Returns once no object is held: all retrieved, released, expired or aborted.
-    pub async fn unheld(&self) {
-        self.ledger().unheld().await;
+    /// From now on no new puts; those that wait are refused. What is held stays readable, and what was promised to
+    /// outlive this instance is written to the durable tier.
+    pub fn drain(&self) {
+        let inner = self.inner();
+        self.ledger().command(|holdings, _| holdings.drain());
+        if let Some(tier) = &inner.tier
+            && !inner.draining.swap(true, Ordering::Relaxed)
+        {
+            inner.spawn(tier::drain(Arc::clone(inner), Arc::clone(tier)));
+        }
+    }
+
+    /// Returns once nothing that is held needs this instance: all retrieved, released, expired, aborted, or in the
+    /// durable tier and not being read; and the copies of what has ended are removed.
+    pub async fn unneeded(&self) {
+        self.ledger().unneeded().await;
+        if let Some(tier) = &self.inner().tier {
+            tier.settled().await;
+        }
     }
 
     /// Closes every door and connection; what is still held is given up and said. Writers and reads that are left fail.

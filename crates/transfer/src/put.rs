@@ -15,6 +15,7 @@ use zipline_contract::limits::{BLOCK_BYTES, RETRIEVALS_MAX};
 use zipline_core::object::{NewObject, ObjectId, Owner, Refusal, WriteError};
 use zipline_core::pull::{HeaderText, RunningSum, Sum, SumKind};
 use zipline_core::reference::{Receiver, Reference, Token};
+use zipline_core::tier::Durability;
 use zipline_core::time::WallTime;
 use zipline_core::trace::TraceContext;
 use zipline_sys::{Memfd, SealedMemfd};
@@ -45,6 +46,8 @@ pub struct PutOptions {
     pub size: Option<u64>,
     /// Where the put stands in a trace, if its caller said so.
     pub trace: Option<TraceContext>,
+    /// What is promised beyond this instance's life; `None`: the node's default for a put, nothing for a call's payload.
+    pub durability: Option<Durability>,
 }
 
 impl Default for PutOptions {
@@ -58,6 +61,7 @@ impl Default for PutOptions {
             receiver: None,
             size: None,
             trace: None,
+            durability: None,
         }
     }
 }
@@ -71,7 +75,7 @@ pub struct Put {
     pub size: u64,
     /// When it expires.
     pub expires: WallTime,
-    /// Until when it is there even if this instance is told to end now.
+    /// Until when it is there even if this instance is told to end now; with [`Durability::Always`], even if it is killed.
     pub guaranteed_until: WallTime,
 }
 
@@ -85,6 +89,7 @@ struct Terms {
     expires: WallTime,
     guaranteed_until: WallTime,
     ttl: Duration,
+    durability: Durability,
 }
 
 impl Node {
@@ -170,7 +175,20 @@ impl Node {
         reservation.used();
         stored.set_progress(Progress::Complete { size });
         self.ledger().command(|holdings, _| holdings.finish(terms.id, size))?;
-        self.put_of(&terms, size)
+        self.keep(&terms, size).await
+    }
+
+    /// A complete object as it is answered: for [`Durability::Always`] once its durable copy is there. One that cannot be
+    /// answered so is freed.
+    async fn keep(&self, terms: &Terms, size: u64) -> Result<Put, TransferError> {
+        let inner = self.inner();
+        if let (Durability::Always, Some(tier)) = (terms.durability, &inner.tier) {
+            let mut unanswered = Unanswered { node: self, object: Some(terms.id) };
+            self.ledger().command(|holdings, _| holdings.begin_store(terms.id));
+            inner.store(tier, terms.id).await.map_err(|_| TransferError::Room(Refusal::Draining))??;
+            unanswered.object = None;
+        }
+        self.put_of(terms, size)
     }
 
     fn terms(&self, options: &PutOptions) -> Result<Terms, TransferError> {
@@ -186,17 +204,36 @@ impl Node {
             let (asked, most) = (ttl.as_secs_f64(), config.ttl_max.as_secs_f64());
             return Err(TransferError::Options(format!("a ttl of {asked} s is asked for; it is above 0 and at most {most} s")));
         }
+        let durability = self.durability(options)?;
         let now = config.clock.wall();
         let expires = now.saturating_add(ttl);
-        let guaranteed_until = expires.min(now.saturating_add(config.grace));
+        // A tier that does not answer now may not answer at the drain either.
+        let outlives_drain = durability == Durability::Drain && self.inner().tier.as_ref().is_some_and(|tier| tier.is_up());
+        let guaranteed_until = if outlives_drain { expires } else { expires.min(now.saturating_add(config.grace)) };
         let (sum, receiver) = (options.sum, options.receiver.clone());
-        let terms = Terms { id: random::object()?, owner: options.owner, sum, receiver, expires, guaranteed_until, ttl };
+        let terms =
+            Terms { id: random::object()?, owner: options.owner, sum, receiver, expires, guaranteed_until, ttl, durability };
         self.seal(&terms, None)?; // Without a key that seals nothing is taken that could never be referred to.
         Ok(terms)
     }
 
+    fn durability(&self, options: &PutOptions) -> Result<Durability, TransferError> {
+        let of_puts = match options.owner {
+            Owner::Put { .. } => self.config().durability,
+            Owner::Call | Owner::CallUntilRetrieved => Durability::None,
+        };
+        let durability = options.durability.unwrap_or(of_puts);
+        if durability != Durability::None && self.inner().tier.is_none() {
+            let asked = durability.name();
+            return Err(TransferError::Options(format!(
+                "durability={asked} is asked for, and this proxy has no durable tier (ZIPLINE_TIER)"
+            )));
+        }
+        Ok(durability)
+    }
+
     fn insert(&self, terms: &Terms, size: Option<u64>, stored: &Arc<Stored>) -> Result<(), TransferError> {
-        let new = NewObject { owner: terms.owner, size, ttl: terms.ttl, expires: terms.expires };
+        let new = NewObject { owner: terms.owner, size, ttl: terms.ttl, expires: terms.expires, durability: terms.durability };
         self.ledger()
             .command(|holdings, now| holdings.insert(terms.id, new, Arc::clone(stored), now))
             .map_err(|_| TransferError::Room(Refusal::IdTaken))
@@ -215,14 +252,30 @@ impl Node {
             slot: None,
             receiver: terms.receiver.clone(),
             range: None,
-            tier: None,
+            tier: self.inner().tier.as_ref().filter(|_| terms.durability != Durability::None).map(|tier| tier.name().clone()),
         };
         self.keys().seal(&reference, self.config().clock.wall())
     }
 
     fn put_of(&self, terms: &Terms, size: u64) -> Result<Put, TransferError> {
         let token = self.seal(terms, Some(size))?;
-        Ok(Put { token, size, expires: terms.expires, guaranteed_until: terms.guaranteed_until })
+        let is_stored = terms.durability == Durability::Always;
+        let guaranteed_until = if is_stored { terms.expires } else { terms.guaranteed_until };
+        Ok(Put { token, size, expires: terms.expires, guaranteed_until })
+    }
+}
+
+/// A complete object whose put is not answered yet; dropped with its put, it is freed.
+struct Unanswered<'a> {
+    node: &'a Node,
+    object: Option<ObjectId>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(object) = self.object {
+            self.node.ledger().command(|holdings, now| holdings.free(object, now));
+        }
     }
 }
 
@@ -353,7 +406,7 @@ impl Writer {
         self.node.ledger().command(|holdings, _| holdings.finish(self.terms.id, size))?;
         self.done = true;
         self.stored.set_progress(Progress::Complete { size });
-        self.node.put_of(&self.terms, size)
+        self.node.keep(&self.terms, size).await
     }
 
     async fn take_room(&mut self, total: u64) -> Result<(), TransferError> {

@@ -6,9 +6,11 @@
 use std::cell::RefCell;
 use std::io;
 
+use zeroize::Zeroizing;
 use zipline_core::object::{Epoch, LeaseId, ObjectId};
 use zipline_core::pull::Nonce;
 use zipline_core::reference::NONCE_BYTES;
+use zipline_core::tier::SALT_BYTES;
 use zipline_core::trace::TraceContext;
 
 /// Bytes that a thread takes in advance: what the kernel gives without ever cutting it short.
@@ -53,6 +55,21 @@ pub(crate) fn lease() -> io::Result<LeaseId> {
 
 pub(crate) fn nonce() -> io::Result<Nonce> {
     Ok(Nonce::from_bytes(bytes()?))
+}
+
+/// Of a sealed copy or file.
+pub(crate) fn salt() -> io::Result<[u8; SALT_BYTES]> {
+    bytes()
+}
+
+/// A key that is kept nowhere else.
+pub(crate) fn key() -> io::Result<Zeroizing<[u8; 32]>> {
+    Ok(Zeroizing::new(bytes()?))
+}
+
+/// To spread what many proxies do.
+pub(crate) fn byte() -> io::Result<u8> {
+    bytes().map(|[byte]| byte)
 }
 
 pub(crate) fn seal_nonce() -> io::Result<[u8; NONCE_BYTES]> {

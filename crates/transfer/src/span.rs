@@ -4,9 +4,9 @@
 //!
 //! | field | what |
 //! | --- | --- |
-//! | `method` | the way that was chosen: `body` or `descriptor` (put); `own`, `descriptor` or `tcp` (pull, serve); `zipline` or `inline` (invoke) |
+//! | `method` | the way that was chosen: `body` or `descriptor` (put); `own`, `descriptor`, `tcp` or `store` (pull, serve); `zipline` or `inline` (invoke) |
 //! | `object.bytes` | payload bytes that passed |
-//! | `tier` | where the payload lies: `memory` |
+//! | `tier` | where the payload lies: `memory`, `disk` (at its producer), `durable` (in the store) |
 //! | `wait_seconds` | until bytes could pass: room in the buffer, the producer's authenticated head |
 //! | `transfer_seconds` | from then to the last byte, or to the answer's head; absent where it did not come to that |
 //! | `reference`, `peer.addr` | a reference's fingerprint; the producer of a pull |
@@ -32,6 +32,11 @@ use crate::stored::Stored;
 
 /// The tier of what lies in a producer's memory.
 pub const TIER_MEMORY: &str = "memory";
+
+/// The tier of what a producer has on local disk.
+pub(crate) const TIER_DISK: &str = "disk";
+/// The tier of what is read from the durable store.
+pub(crate) const TIER_DURABLE: &str = "durable";
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,9 +132,9 @@ impl WorkSpan {
         self.span.record("peer.addr", display(peer));
     }
 
-    /// What is read lies in this producer's memory, and was put there in that trace.
+    /// What is read is held by this producer, and was put there in that trace.
     pub(crate) fn of(&self, stored: &Stored) {
-        self.tier(TIER_MEMORY);
+        self.tier(stored.tier());
         if let Some(put) = stored.put_trace() {
             self.linked(put);
         }

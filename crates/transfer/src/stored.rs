@@ -1,8 +1,8 @@
 //! The bytes of one object, where they lie, and their sums.
 //!
 //! An object below the heap threshold lies on the heap once it is complete. A larger one lies in a memfd from its first
-//! byte and can be read block by block while it is written; it is sealed when its writer is done. What may be read, and
-//! by whom, is the ledger's to say: here are only bytes.
+//! byte and can be read block by block while it is written; it is sealed when its writer is done. It may go to local disk
+//! later. What may be read, and by whom, is the ledger's to say: here are only bytes.
 
 use std::cell::RefCell;
 use std::io;
@@ -18,6 +18,8 @@ use zipline_core::trace::TraceContext;
 use zipline_sys::{Memfd, SealedMemfd};
 
 use crate::config::OFF_LOOP_BYTES;
+use crate::span::{TIER_DISK, TIER_MEMORY};
+use crate::spill::SpillFile;
 
 /// Bytes that are summed at a time: they stay in the processor's cache from the copy to the sum.
 const SUM_STEP_BYTES: usize = 64 * 1024;
@@ -33,6 +35,8 @@ pub(crate) enum Body {
     Growing(Arc<Memfd>),
     /// In a memfd; complete.
     Sealed(Arc<SealedMemfd>),
+    /// On local disk; complete.
+    Spilled(Arc<SpillFile>),
 }
 
 /// How far an object's writer is.
@@ -109,6 +113,19 @@ impl Stored {
 
     pub(crate) fn set_body(&self, body: Body) {
         *lock(&self.body) = body;
+    }
+
+    /// Where the bytes lie, as a trace says it.
+    pub(crate) fn tier(&self) -> &'static str {
+        match &*lock(&self.body) {
+            Body::Spilled(_) => TIER_DISK,
+            Body::Unwritten | Body::Heap(_) | Body::Growing(_) | Body::Sealed(_) => TIER_MEMORY,
+        }
+    }
+
+    /// Puts the same bytes elsewhere; where they were comes back.
+    pub(crate) fn swap_body(&self, body: Body) -> Body {
+        std::mem::replace(&mut *lock(&self.body), body)
     }
 
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
@@ -188,7 +205,7 @@ impl Stored {
             while at < bytes.end {
                 let length = usize::try_from(bytes.end - at).unwrap_or(usize::MAX).min(SUM_STEP_BYTES);
                 let part = step.get_mut(..length).unwrap_or_default();
-                read_memfd(&body, part, at)?;
+                read_file(&body, part, at)?;
                 running.update(part);
                 at += length as u64;
             }
@@ -203,15 +220,16 @@ impl Stored {
                 buffer.copy_from_slice(slice(&whole, &(offset..offset.saturating_add(buffer.len() as u64)))?);
                 Ok(())
             }
-            body => read_memfd(&body, buffer, offset),
+            body => read_file(&body, buffer, offset),
         }
     }
 }
 
-fn read_memfd(body: &Body, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+fn read_file(body: &Body, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     match body {
         Body::Growing(memfd) => memfd.read_exact_at(buffer, offset),
         Body::Sealed(memfd) => memfd.read_exact_at(buffer, offset),
+        Body::Spilled(file) => file.read_exact_at(buffer, offset),
         Body::Heap(_) | Body::Unwritten => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("zipline-core", &["zipline-contract"]),
     ("zipline-cost", &["zipline-contract"]),
     ("zipline-transfer", &["zipline-contract", "zipline-core", "zipline-sys"]),
-    ("zipline-queue-proxy", &["zipline-contract", "zipline-core", "zipline-sys", "zipline-transfer"]),
+    ("zipline-queue-proxy", &["zipline-contract", "zipline-core", "zipline-store", "zipline-sys", "zipline-transfer"]),
     ("zipline-platform", &["zipline-contract", "zipline-core", "zipline-sys"]),
     ("zipline-kubernetes", &["zipline-contract", "zipline-core"]),
     ("zipline-servers", &["zipline-contract", "zipline-sys"]),

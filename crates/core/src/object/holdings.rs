@@ -9,13 +9,14 @@
 //!                └───► grant ─► progress … ─► acknowledge | release     (each reader)
 //!                └───► free                                             (owner, or the end of its call)
 //! receive ─► receive_more … ─► received                             (what is pulled for the own function)
+//! next_to_spill ─► spilled; next_to_store ─► stored                 (`tiers`: where the bytes lie)
 //! ```
 //!
 //! `P` is the driver's handle on a payload; it comes back in [`Effect::Freed`], and whoever drops it frees the memory.
 //! Nothing is scanned: every command is O(log n) in the number of objects, plus the leases that it ends. Memory per
 //! object: about 300 bytes beside its payload, and about 100 per lease ever granted while the object lives.
 //!
-//! Not here: bytes (the driver's `P`), tiers, and who may ask (`pull`, `reference`).
+//! Not here: bytes (the driver's `P`), and who may ask (`pull`, `reference`).
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::ended::EndedObjects;
 use super::lease::{Leases, Via};
 use super::room::{Room, RoomLimits};
+use super::tiers::{Places, TierBooks};
 use super::{End, LeaseId, Now, ObjectId, Owner, ReceiveId, Refusal, State};
 use crate::pull::Written;
 use crate::time::{Monotonic, WallTime};
@@ -72,6 +74,8 @@ pub enum Effect<P> {
         /// The driver's handle on the payload.
         payload: P,
     },
+    /// An object ended that has a durable copy: the copy is to be removed. Comes before the object's [`Effect::Freed`].
+    Forget(ObjectId),
 }
 
 /// Why a reader is cut.
@@ -106,6 +110,14 @@ pub struct Census {
     pub receiving: usize,
     /// Receivers that wait for room.
     pub receiving_waiters: usize,
+    /// Objects whose bytes lie on local disk.
+    pub spilled_objects: usize,
+    /// Their bytes, of which [`Census::bytes`] has none.
+    pub spilled_bytes: u64,
+    /// Objects that have a durable copy.
+    pub stored_objects: usize,
+    /// Their bytes, wherever else they lie.
+    pub stored_bytes: u64,
 }
 
 impl Census {
@@ -120,7 +132,17 @@ impl Census {
         receiving_bytes: 0,
         receiving: 0,
         receiving_waiters: 0,
+        spilled_objects: 0,
+        spilled_bytes: 0,
+        stored_objects: 0,
+        stored_bytes: 0,
     };
+
+    /// Objects and bytes that end with this process: those without a durable copy.
+    pub const fn unstored(&self) -> (usize, u64) {
+        let bytes = self.bytes.saturating_add(self.spilled_bytes);
+        (self.objects.saturating_sub(self.stored_objects), bytes.saturating_sub(self.stored_bytes))
+    }
 }
 
 /// What has happened since the start; numbers only rise.
@@ -165,6 +187,7 @@ pub(super) struct Object<P> {
     /// The same end on the clock that does not jump.
     pub(super) deadline: Monotonic,
     pub(super) leases: Leases,
+    pub(super) places: Places,
     pub(super) payload: P,
 }
 
@@ -206,6 +229,7 @@ pub struct Holdings<P> {
     pub(super) leases: usize,
     pub(super) lingering_bytes: u64,
     pub(super) draining: bool,
+    pub(super) tiers: TierBooks,
 }
 
 impl<P> Holdings<P> {
@@ -228,6 +252,7 @@ impl<P> Holdings<P> {
             leases: 0,
             lingering_bytes: 0,
             draining: false,
+            tiers: TierBooks::default(),
         }
     }
 
@@ -268,6 +293,11 @@ impl<P> Holdings<P> {
         self.admit_waiting();
     }
 
+    /// Whether new puts are sent away.
+    pub const fn is_draining(&self) -> bool {
+        self.draining
+    }
+
     /// Tells how many bytes others hold of the same budget (proxies of one local platform share it).
     pub fn set_held_elsewhere(&mut self, bytes: u64) {
         self.held.set_elsewhere(bytes);
@@ -291,6 +321,10 @@ impl<P> Holdings<P> {
             receiving_bytes: self.receiving.bytes(),
             receiving: self.receiving.places(),
             receiving_waiters: self.receiving.waiters(),
+            spilled_objects: self.tiers.spilled_objects,
+            spilled_bytes: self.tiers.spilled_bytes,
+            stored_objects: self.tiers.stored_objects,
+            stored_bytes: self.tiers.stored_bytes,
         }
     }
 
@@ -375,6 +409,7 @@ impl<P> Holdings<P> {
             }
         }
         self.ended.remember(id, end, object.leases.acknowledged(), now);
+        self.leave_tiers(id, &object);
         self.effects.push_back(Effect::Freed { object: id, end, payload: object.payload });
         if self.held.withdraw(id) {
             self.effects.push_back(Effect::Refused(id, Refusal::Ended(end)));

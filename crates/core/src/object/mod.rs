@@ -10,6 +10,7 @@ mod reading;
 mod receiving;
 mod room;
 mod state;
+mod tiers;
 mod writing;
 
 pub use holdings::{Census, Counts, CutReason, Effect, HoldingLimits, Holdings, TIMEOUTS_A_CALL};
@@ -19,6 +20,7 @@ pub use reading::{Acknowledged, NotCounted, ReadError, View};
 pub use receiving::ReceiveId;
 pub use room::{Admission, RoomLimits};
 pub use state::{End, Owner, State};
+pub use tiers::{STORE_TRIES_MAX, SpillLimits};
 pub use writing::{NewObject, Refusal, WriteError};
 
 use crate::time::{Monotonic, WallTime};

@@ -8,6 +8,7 @@ use super::holdings::{Holdings, Object};
 use super::lease::Leases;
 use super::room::{Admission, NoRoom, Wish};
 use super::{End, Now, ObjectId, Owner, State};
+use crate::tier::Durability;
 use crate::time::{Monotonic, WallTime};
 
 /// An object to be held.
@@ -21,6 +22,8 @@ pub struct NewObject {
     pub ttl: Duration,
     /// When its references expire, by the clock that others read. It ends at whichever comes first.
     pub expires: WallTime,
+    /// What is promised about it beyond this process' life.
+    pub durability: Durability,
 }
 
 impl<P> Holdings<P> {
@@ -66,6 +69,7 @@ impl<P> Holdings<P> {
         self.expiries.insert((deadline, id));
         self.writers += 1;
         self.counts.writing += 1;
+        let places = self.places_of_new(new.durability);
         self.objects.insert(
             id,
             Object {
@@ -78,6 +82,7 @@ impl<P> Holdings<P> {
                 expires: new.expires,
                 deadline,
                 leases: Leases::default(),
+                places,
                 payload,
             },
         );
@@ -135,6 +140,7 @@ impl<P> Holdings<P> {
         self.counts.available += 1;
         self.held.leave(if mutant!("surplus-kept") { 0 } else { surplus }, 0);
         self.held.withdraw(id);
+        self.may_move(id);
         self.admit_waiting();
         Ok(())
     }

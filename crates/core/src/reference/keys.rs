@@ -6,7 +6,7 @@
 //!
 //! A key is *accepted* from the moment it is in the ring until its end, and *seals* from its beginning: so a rotation
 //! adds the new key with a beginning that lies after the last proxy has read it, and every proxy can open what any
-//! other seals at any time. The secret itself is forgotten once the three working keys are derived from it; those are
+//! other seals at any time. The secret itself is forgotten once the working keys are derived from it; those are
 //! wiped when the ring is dropped and never printed.
 
 use core::fmt;
@@ -30,6 +30,7 @@ const KEY_BYTES: usize = 32;
 const INFO_REFERENCE: &[u8] = b"zipline/1 reference";
 const INFO_PULL_REQUEST: &[u8] = b"zipline/1 pull request";
 const INFO_PULL_ANSWER: &[u8] = b"zipline/1 pull answer";
+const INFO_TIER: &[u8] = b"zipline/1 tier";
 
 hex_id! {
     /// Names a key of the ring, in every token and on every pull. Not a secret.
@@ -55,6 +56,7 @@ pub struct DomainKey {
     pub(crate) reference: Secret,
     pub(crate) pull_request: Secret,
     pub(crate) pull_answer: Secret,
+    pub(crate) tier: Secret,
 }
 
 impl DomainKey {
@@ -73,6 +75,7 @@ impl DomainKey {
             reference: expand(INFO_REFERENCE),
             pull_request: expand(INFO_PULL_REQUEST),
             pull_answer: expand(INFO_PULL_ANSWER),
+            tier: expand(INFO_TIER),
         }
     }
 

@@ -11,12 +11,14 @@ mod knative;
 mod observability;
 mod probe;
 mod reader;
+mod tier;
 mod zipline;
 
 pub use knative::{Door, Identity, Sidecar, Timeouts};
 pub use observability::{Endpoint, Export, ExportProtocol, Observability, OtelVariables, RequestLog, Tracing, UserMetrics};
 pub use probe::{HttpProbe, Probe, ProbeAction};
 pub use reader::{ConfigError, ConfigProblem, Variables};
+pub use tier::{Access, Spill, Tier};
 pub use zipline::{ApiSocket, Congestion, Known, Network, PeerMode, Role, Transfer, Zipline};
 
 use std::time::Duration;

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use zipline_contract::settings;
+use zipline_core::tier::Durability;
 
 use super::reader::Reader;
+use super::tier::{self, Spill, Tier};
 
 /// What this proxy is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +143,11 @@ pub struct Zipline {
     pub drain_quiet: Duration,
     /// `None`: the revision's timeout; see [`Config::grace`](super::Config::grace).
     pub grace: Option<Duration>,
+    pub durability: Durability,
+    /// `None`: no durable tier.
+    pub tier: Option<Tier>,
+    /// `None`: memory only.
+    pub spill: Option<Spill>,
     pub worker_threads: usize,
     /// `None`: not set; see [`Config::log_filter`](super::Config::log_filter).
     pub log: Option<String>,
@@ -148,7 +155,11 @@ pub struct Zipline {
 
 impl Zipline {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        let tier = tier::durable(r);
         Self {
+            durability: tier::durability(r, tier.as_ref()),
+            tier,
+            spill: tier::spill(r),
             role: one_of(r, &settings::ROLE, &[("sidecar", Role::Sidecar), ("client", Role::Client)]),
             bind: r.setting_as(&settings::BIND, "an IP address", |t| t.parse().ok()),
             certificates_dir: r.setting(&settings::CERTIFICATES_DIR).into(),

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use zipline_contract::metrics::{self as names, Kind, Metric};
 use zipline_core::object::{Census, Counts};
-use zipline_transfer::{Counted, PULL_SECONDS_BUCKETS};
+use zipline_transfer::{Counted, PULL_SECONDS_BUCKETS, TierCounted};
 
 use super::counters::Counters;
 
@@ -13,6 +13,7 @@ pub(super) struct Snapshot<'a> {
     pub(super) census: Census,
     pub(super) counts: Counts,
     pub(super) counted: Counted,
+    pub(super) tier: TierCounted,
     pub(super) buffer_limit_bytes: u64,
     pub(super) counters: &'a Counters,
 }
@@ -22,6 +23,7 @@ impl Snapshot<'_> {
     pub(super) fn write(&self, text: &mut String) {
         let mut page = Page(text);
         self.write_held(&mut page);
+        self.write_tiers(&mut page);
         self.write_life(&mut page);
         self.write_pulls(&mut page);
         page.family(
@@ -44,6 +46,26 @@ impl Snapshot<'_> {
         page.single(&names::BUFFER_LIMIT_BYTES, self.buffer_limit_bytes);
         page.single(&names::LEASES, self.census.leases);
         page.single(&names::PUT_WAITERS, self.census.waiters);
+    }
+
+    fn write_tiers(&self, page: &mut Page<'_>) {
+        let (census, counted, tier) = (&self.census, &self.counted, &self.tier);
+        page.single(&names::SPILLED_BYTES, census.spilled_bytes);
+        page.single(&names::SPILLED_OBJECTS, census.spilled_objects);
+        let spills = [("ok", counted.spills_ok), ("abandoned", counted.spills_abandoned), ("failed", counted.spills_failed)];
+        page.family(&names::SPILLS, spills);
+        page.single(&names::STORED_BYTES, census.stored_bytes);
+        page.single(&names::STORED_OBJECTS, census.stored_objects);
+        let copies = [
+            ("written", tier.written),
+            ("read", tier.read),
+            ("removed", tier.removed),
+            ("swept", tier.swept),
+            ("failed", tier.failed),
+        ];
+        page.family(&names::TIER_COPIES, copies);
+        page.family(&names::TIER_BYTES, [("written", tier.bytes_written), ("read", tier.bytes_read)]);
+        page.single(&names::TIER_UP, u8::from(tier.up));
     }
 
     fn write_life(&self, page: &mut Page<'_>) {

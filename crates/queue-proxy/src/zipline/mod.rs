@@ -112,10 +112,10 @@ impl Zipline {
         held(&self.node.census(), counted.connections_served + counted.connections_made)
     }
 
-    /// The objects that nobody has read to the end, as a drain counts them.
+    /// The objects that nobody has read to the end and that have no durable copy: what is lost if this process ends now.
     pub fn unread(&self) -> drain::Held {
-        let census = self.node.census();
-        drain::Held { objects: census.objects as u64, bytes: census.bytes }
+        let (objects, bytes) = self.node.census().unstored();
+        drain::Held { objects: objects as u64, bytes }
     }
 
     /// SIGTERM came: no new puts from here on; everything held stays readable.
@@ -123,19 +123,22 @@ impl Zipline {
         self.node.drain();
     }
 
-    /// Returns once nothing is held any more: all acknowledged, released, expired or stored.
+    /// Returns once nothing that is held needs this process any more: all acknowledged, released, expired or stored.
     pub async fn drained(&self) {
-        self.node.unheld().await;
+        self.node.unneeded().await;
     }
 
-    /// Ends the listeners and what they serve. What is still held is given up, by count and bytes in the answer.
+    /// Ends the listeners and what they serve. What is still held without a durable copy is given up, by count and bytes in
+    /// the answer.
     pub async fn finish(&self) -> Held {
         let mut doors = std::mem::take(&mut *self.doors.lock().unwrap_or_else(PoisonError::into_inner));
         doors.shutdown().await;
         if timeout(LAST_ACKNOWLEDGEMENTS, self.acknowledgements.finished()).await.is_err() {
             tracing::warn!("acknowledgements were still on their way at the end; their payloads may be read again");
         }
-        held(&self.node.stop().await, 0)
+        let census = self.node.stop().await;
+        let (objects, bytes) = census.unstored();
+        Held { held_objects: objects as u64, held_bytes: bytes, ..held(&census, 0) }
     }
 
     /// Appends Zipline's own metrics in Prometheus' text format.
@@ -144,6 +147,7 @@ impl Zipline {
             census: self.node.census(),
             counts: self.node.counts(),
             counted: self.node.counters(),
+            tier: self.node.tier().unwrap_or_default(),
             buffer_limit_bytes: self.node.config().buffer_bytes,
             counters: &self.counters,
         };
@@ -153,7 +157,7 @@ impl Zipline {
 
 fn held(census: &Census, pull_connections: usize) -> Held {
     Held {
-        held_bytes: census.bytes,
+        held_bytes: census.bytes.saturating_add(census.spilled_bytes),
         held_objects: census.objects as u64,
         leases: census.leases as u64,
         waiters: census.waiters as u64,

@@ -3,15 +3,18 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use zipline_contract::limits::{API_CONNECTIONS_MAX, EGRESS_CONNECTIONS_MAX};
 use zipline_contract::settings;
 use zipline_core::pull::{PeerPolicy, PeerPolicyError};
+use zipline_store::Credentials;
 use zipline_sys::{SharedBudget, inherited, shared_budget};
-use zipline_transfer::{Clock, Congestion, Keys, Node, NodeConfig};
+use zipline_transfer::{Clock, Congestion, Keys, Node, NodeConfig, SpillConfig, TierConfig};
 
 use super::Zipline;
 use super::api::listen::{ListenError, UnixDoor, open_tcp};
@@ -60,6 +63,17 @@ pub enum StartError {
     /// The called services' ingress is no address.
     #[error("ZIPLINE_INGRESS: {0:?} is not HOST:PORT")]
     Ingress(String),
+    /// The durable tier's credentials can't be read.
+    #[error("ZIPLINE_TIER_CREDENTIALS_FILE={}: {error}", .file.display())]
+    TierCredentials {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it. Quotes nothing of it.
+        error: String,
+    },
+    /// The durable tier can't be used as described.
+    #[error("the durable tier: {0}")]
+    Tier(#[from] zipline_store::OpenError),
     /// The pull port or the hand-over socket can't be opened.
     #[error("{0}; hint: see that no other queue-proxy runs at this address, or set ZIPLINE_BIND, ZIPLINE_PULL_PORT")]
     Node(#[from] zipline_transfer::StartError),
@@ -169,8 +183,49 @@ fn node_config(config: &Config) -> Result<NodeConfig, StartError> {
         congestion: congestion(&zipline.pull_congestion),
         handover_dir: zipline.handover_dir.clone(),
         shared_budget: shared_budget(zipline)?,
+        durability: zipline.durability,
+        tier: zipline.tier.as_ref().map(|settings| tier(settings, zipline.pull_idle_timeout)).transpose()?,
+        spill: zipline.spill.as_ref().map(|spill| SpillConfig { directory: spill.directory.clone(), bytes_max: spill.bytes_max }),
         clock: Clock::system(),
         ..NodeConfig::new(listen, peers)
+    })
+}
+
+fn tier(settings: &config::Tier, idle: Duration) -> Result<TierConfig, StartError> {
+    /// How often a request to the store is tried again.
+    const RETRIES: usize = 3;
+    let credentials = match &settings.access {
+        config::Access::File(file) => tier_credentials(file)?,
+        config::Access::Given(credentials) => credentials.clone(),
+    };
+    let store = zipline_store::open(&zipline_store::S3 {
+        bucket: settings.bucket.clone(),
+        endpoint: settings.endpoint.clone(),
+        region: settings.region.clone(),
+        credentials,
+        request_timeout: settings.timeout,
+        retries: RETRIES,
+    })?;
+    let (name, prefix) = (settings.name.clone(), settings.prefix.clone());
+    Ok(TierConfig { name, store, prefix, transfers: settings.transfers, sweep: settings.sweep, idle })
+}
+
+fn tier_credentials(file: &Path) -> Result<Credentials, StartError> {
+    #[derive(serde::Deserialize)]
+    struct Document {
+        access_key_id: String,
+        secret_access_key: String,
+        session_token: Option<String>,
+    }
+    let unusable = |error: String| StartError::TierCredentials { file: file.to_owned(), error };
+    let text = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+    // The reason is not passed on: it may quote what stands in the wrong place.
+    let document: Document = serde_json::from_slice(&text)
+        .map_err(|_| unusable("not a document with access_key_id and secret_access_key".to_owned()))?;
+    Ok(Credentials::Keys {
+        id: document.access_key_id,
+        secret: document.secret_access_key,
+        session_token: document.session_token,
     })
 }
 

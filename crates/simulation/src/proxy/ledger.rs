@@ -166,6 +166,7 @@ impl Proxy {
                     cut.send(why);
                 }
             }
+            Effect::Forget(id) => self.note(|| format!("{id} has no durable copy to forget")),
             Effect::Freed { object, end, payload } => {
                 drop(table);
                 self.freed(object, end, &payload);

@@ -9,6 +9,7 @@ use zipline_contract::{ErrorCode, PULL_VERSION};
 use zipline_core::object::{NewObject, ObjectId, Owner};
 use zipline_core::pull::SumKind;
 use zipline_core::reference::{Receiver, Reference, Token};
+use zipline_core::tier::Durability;
 use zipline_core::time::WallTime;
 
 use super::Proxy;
@@ -67,7 +68,7 @@ impl Proxy {
         let kind = if content.is_multiple_of(4) { SumKind::Blake3 } else { SumKind::Crc32c };
         let stored = Stored::new(id, content, kind);
         self.world.check.read(|reads| reads.put(id, content));
-        let new = NewObject { owner, size: size.declared.then_some(size.bytes), ttl, expires };
+        let new = NewObject { owner, size: size.declared.then_some(size.bytes), ttl, expires, durability: Durability::None };
         if !self.insert(&stored, new, guaranteed_until) {
             return Err(ErrorCode::BufferFull);
         }

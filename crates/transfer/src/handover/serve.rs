@@ -25,7 +25,7 @@ use crate::pull::serve::head_of;
 use crate::span::{Work, WorkSpan};
 use crate::stored::{Body, Stored};
 
-/// Says that the object is to be pulled: it is still being written, or on the heap and too large for a message.
+/// Says that the object is to be pulled: it is still being written, on the heap and too large for a message, or on disk.
 const PULL_INSTEAD: u16 = 421;
 
 /// The socket's file, removed when the node ends.
@@ -173,7 +173,7 @@ fn open(inner: &Arc<Inner>, request: &PullRequest) -> Result<Opened, Box<AnswerH
         let fits = match &body {
             Body::Sealed(_) => view.written.complete,
             Body::Heap(bytes) => view.written.complete && bytes.len() <= MESSAGE_INLINE_BYTES_MAX,
-            Body::Growing(_) | Body::Unwritten => false,
+            Body::Growing(_) | Body::Unwritten | Body::Spilled(_) => false,
         };
         if !fits {
             return Err(Box::new(AnswerHead::bare(PULL_INSTEAD, inner.epoch)));

@@ -84,7 +84,7 @@ pub(crate) async fn take(
     let size = match &body {
         Body::Sealed(memfd) => memfd.size(),
         Body::Heap(bytes) => bytes.len() as u64,
-        Body::Growing(_) | Body::Unwritten => 0,
+        Body::Growing(_) | Body::Unwritten | Body::Spilled(_) => 0, // None of these was just made.
     };
     let contradicts = |what| TransferError::pull(wanted.producer)(PullError::Contradicts(what));
     if head.size.and_then(zipline_core::pull::ObjectSize::known) != Some(size) {

@@ -151,8 +151,8 @@ impl Sender<'_> {
                 send_file(self.stream, memfd.as_fd(), bytes, &mut sent).await?;
             }
             Body::Heap(whole) => write_all(self.stream, head, slice(&whole, &bytes)?, &mut sent).await?,
-            // Not by sendfile: pages in a socket's buffer would keep the memfd from being sealed when it is done.
-            Body::Growing(_) | Body::Unwritten => {
+            // From disk by way of the cipher. While it grows, not by sendfile: pages in a socket's buffer would keep the memfd from being sealed when it is done.
+            Body::Growing(_) | Body::Unwritten | Body::Spilled(_) => {
                 let (stored, mut buffer) = (Arc::clone(&self.stored), std::mem::take(scratch));
                 buffer.resize(usize::try_from(bytes.end - bytes.start).map_err(io::Error::other)?.min(BLOCK_BYTES), 0);
                 *scratch = off_loop(buffer.len() as u64, move || {

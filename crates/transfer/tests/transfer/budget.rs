@@ -158,7 +158,7 @@ async fn a_drain_takes_no_new_puts_and_keeps_what_is_held_readable() -> Result<(
     assert_eq!(waiting.await?.expect_err("sent away").code(), ErrorCode::Draining);
     assert_eq!(producer.node.put(PutOptions::default()).await.expect_err("draining").code(), ErrorCode::Draining);
     let node = producer.node.clone();
-    let unheld = tokio::spawn(async move { node.unheld().await });
+    let unheld = tokio::spawn(async move { node.unneeded().await });
     assert!(get(&consumer.node, held.token.as_str()).await?.len() == 8 * MIB);
     tokio::time::timeout(LIMIT, unheld).await??;
     assert_eq!(producer.node.stop().await.objects, 0);

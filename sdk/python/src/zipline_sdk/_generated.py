@@ -302,6 +302,17 @@ class Draining(Refused):
     hint = "Put at another instance"
 
 
+class StoreUnavailable(Refused):
+    """The durable tier does not take or give the payload. See the store that ZIPLINE_TIER_ENDPOINT and ZIPLINE_TIER_URL name, and this proxy's log; without durability=always a put does not need it."""
+
+    name = "store-unavailable"
+    status = 503
+    retry = "later"
+    fault = "network"
+    title = "The durable tier does not take or give the payload"
+    hint = "See the store that ZIPLINE_TIER_ENDPOINT and ZIPLINE_TIER_URL name, and this proxy's log; without durability=always a put does not need it"
+
+
 class CallTimeout(Refused):
     """The called service did not answer in time. See the callee; raise ZIPLINE_INVOKE_TIMEOUT_SECONDS for slow ones."""
 
@@ -349,6 +360,7 @@ BY_NAME: Dict[str, Type[Refused]] = {
     "payload-aborted": PayloadAborted,
     "buffer-full": BufferFull,
     "draining": Draining,
+    "store-unavailable": StoreUnavailable,
     "call-timeout": CallTimeout,
     "pull-idle-timeout": PullIdleTimeout,
 }
@@ -377,6 +389,7 @@ __all__ = [
     "PayloadAborted",
     "BufferFull",
     "Draining",
+    "StoreUnavailable",
     "CallTimeout",
     "PullIdleTimeout",
 ]

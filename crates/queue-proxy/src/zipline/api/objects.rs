@@ -51,6 +51,7 @@ impl Api {
             owner: Owner::Put { retrievals: query.retrievals },
             ttl: query.ttl,
             sum: query.sum,
+            durability: query.durability,
             size,
             content_type: content_type(request.headers())?,
             trace: trace::of(request.headers(), request.extensions()),

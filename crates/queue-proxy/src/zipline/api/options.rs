@@ -9,6 +9,7 @@ use std::time::Duration;
 use zipline_contract::limits::RETRIEVALS_MAX;
 use zipline_contract::settings;
 use zipline_core::pull::SumKind;
+use zipline_core::tier::Durability;
 
 use crate::zipline::problem::Problem;
 
@@ -21,6 +22,8 @@ pub(crate) struct PutQuery {
     pub(crate) ttl: Option<Duration>,
     /// The sum its blocks get.
     pub(crate) sum: SumKind,
+    /// What is promised beyond the instance's life; `None` is the setting's default.
+    pub(crate) durability: Option<Durability>,
     /// Whether the bytes come later, by `PUT`.
     pub(crate) open: bool,
 }
@@ -31,12 +34,12 @@ impl PutQuery {
     /// # Errors
     /// `request-invalid` naming the key, the value and what is allowed.
     pub(crate) fn parse(query: Option<&str>, ttl_max: Duration) -> Result<Self, Problem> {
-        let mut parsed = Self { retrievals: NonZeroU32::MIN, ttl: None, sum: SumKind::Crc32c, open: false };
+        let mut parsed = Self { retrievals: NonZeroU32::MIN, ttl: None, sum: SumKind::Crc32c, durability: None, open: false };
         for (key, value) in pairs(query) {
             match (key, value) {
                 ("retrievals", value) => parsed.retrievals = retrievals(value.parse().ok(), value)?,
                 ("ttl", value) => parsed.ttl = Some(ttl(value, ttl_max)?),
-                ("durability", value) => durability(value)?,
+                ("durability", value) => parsed.durability = Some(durability(value)?),
                 ("sum", value) => parsed.sum = sum(value)?,
                 ("open", "") => parsed.open = true,
                 ("open", value) => return Err(Problem::invalid(format!("open={value:?}: open takes no value"))),
@@ -96,18 +99,12 @@ pub(crate) fn ttl_within(ttl: Duration, ttl_max: Duration) -> Result<Duration, P
     Ok(ttl)
 }
 
-/// Checks the wish for durability against the tiers there are: none in this release.
+/// A durability by name. Whether there is a tier for it is for the data plane to say.
 ///
 /// # Errors
-/// `request-invalid`, by name.
-pub(crate) fn durability(text: &str) -> Result<(), Problem> {
-    match text {
-        "none" => Ok(()),
-        "drain" | "always" => Err(Problem::invalid(format!(
-            "durability={text} needs a durable tier, and none is configured here; only durability=none is possible"
-        ))),
-        other => Err(Problem::invalid(format!("durability={other:?} is not none, drain or always"))),
-    }
+/// `request-invalid` for an unknown one.
+pub(crate) fn durability(text: &str) -> Result<Durability, Problem> {
+    Durability::from_name(text).ok_or_else(|| Problem::invalid(format!("durability={text:?} is not none, drain or always")))
 }
 
 /// A sum kind by name.
@@ -168,16 +165,16 @@ mod tests {
     #[test]
     fn a_put_without_a_query_has_the_defaults() -> Result<(), Problem> {
         let put = PutQuery::parse(None, HOUR)?;
-        assert_eq!(put, PutQuery { retrievals: NonZeroU32::MIN, ttl: None, sum: SumKind::Crc32c, open: false });
+        assert_eq!(put, PutQuery { retrievals: NonZeroU32::MIN, ttl: None, sum: SumKind::Crc32c, durability: None, open: false });
         Ok(())
     }
 
     #[test]
     fn every_key_of_a_put_is_read() -> Result<(), Problem> {
-        let put = PutQuery::parse(Some("retrievals=1000000&ttl=30s&durability=none&sum=blake3&open"), HOUR)?;
+        let put = PutQuery::parse(Some("retrievals=1000000&ttl=30s&durability=drain&sum=blake3&open"), HOUR)?;
         assert_eq!(
-            (put.retrievals.get(), put.ttl, put.sum, put.open),
-            (1_000_000, Some(Duration::from_secs(30)), SumKind::Blake3, true)
+            (put.retrievals.get(), put.ttl, put.sum, put.durability, put.open),
+            (1_000_000, Some(Duration::from_secs(30)), SumKind::Blake3, Some(Durability::Drain), true)
         );
         Ok(())
     }
@@ -205,8 +202,6 @@ mod tests {
             "ttl=1.5s",
             "ttl=61m",
             "ttl=99999999999999999999",
-            "durability=drain",
-            "durability=always",
             "durability=x",
             "sum=md5",
             "open=1",

@@ -40,6 +40,7 @@ struct Fields {
     ticket: Option<String>,
     retrievals: Option<u64>,
     ttl_ms: Option<u64>,
+    durability: Option<String>,
     content_type: Option<String>,
     sum: Option<String>,
     traceparent: Option<String>,
@@ -96,7 +97,8 @@ impl Fields {
         let ttl = self.ttl_ms.map(|ms| options::ttl_within(Duration::from_millis(ms), ttl_max)).transpose()?;
         let sum = self.sum.as_deref().map(options::sum).transpose()?.unwrap_or(defaults.sum);
         let content_type = self.content_type.as_deref().map(checked_content_type).transpose()?;
-        Ok(PutOptions { owner, ttl, sum, content_type, trace: self.trace(), ..defaults })
+        let durability = self.durability.as_deref().map(options::durability).transpose()?;
+        Ok(PutOptions { owner, ttl, sum, content_type, durability, trace: self.trace(), ..defaults })
     }
 
     /// As a request's header: one that is none is as good as absent.

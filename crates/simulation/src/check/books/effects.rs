@@ -30,6 +30,7 @@ impl Books {
             }
             Effect::Cut { object, lease, why } => self.cut(*object, *lease, *why, now),
             Effect::Freed { object, end, .. } => self.freed(*object, *end, now),
+            Effect::Forget(id) => ensure(false, Order, || format!("{id} has no durable copy")),
         }
     }
 
