@@ -258,6 +258,11 @@ pub(super) fn micro(rows: &[MicroRow]) -> Section {
             by_method(&at_size, |row| row.method.as_str(), |row| Some((f64::from(row.degree), row.seconds.median))),
         ));
     }
+    section.tables.push(micro_table(rows));
+    section
+}
+
+fn micro_table(rows: &[MicroRow]) -> Table {
     let mut table = Table::new(
         "Every row (measured)",
         &["pattern", "size", "degree", "method", "median time", "p99", "GiB a second", "times ours"],
@@ -277,8 +282,7 @@ pub(super) fn micro(rows: &[MicroRow]) -> Section {
             ]
         })
         .collect();
-    section.tables.push(table);
-    section
+    table
 }
 
 /// Ceilings and ratios.
