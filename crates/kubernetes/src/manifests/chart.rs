@@ -1,6 +1,6 @@
 //! The same objects as a Helm chart.
 //!
-//! The templates are made from [`objects`](super::objects) with marks where a value goes, and the marks replaced: so chart
+//! The templates are made from [`objects`](fn@super::objects) with marks where a value goes, and the marks replaced: so chart
 //! and manifests can't drift apart. With its default values the chart renders to exactly the plain manifests.
 
 use serde_json::Value;

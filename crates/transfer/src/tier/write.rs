@@ -130,7 +130,7 @@ impl Tier {
         Ok(())
     }
 
-    /// Removes a copy; one that is not there is removed. What fails is left for [`tend`](super::tend).
+    /// Removes a copy; one that is not there is removed. What fails is left for `tend`.
     pub(super) async fn remove(&self, name: &DurableName) {
         match self.heard("remove", self.config.store.delete(&self.copy(name)).await) {
             Ok(()) => self.counters.removed(),
