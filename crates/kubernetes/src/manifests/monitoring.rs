@@ -9,7 +9,7 @@ const PANELS_A_ROW: u64 = 3;
 const PANEL_WIDTH: u64 = 24 / PANELS_A_ROW;
 const PANEL_HEIGHT: u64 = 7;
 /// Groups of panels, each with the metrics it shows.
-const ROWS: [(&str, &[Metric]); 5] = [
+const ROWS: [(&str, &[Metric]); 6] = [
     (
         "What is held",
         &[
@@ -32,8 +32,24 @@ const ROWS: [(&str, &[Metric]); 5] = [
             metrics::SWAPS,
         ],
     ),
+    (
+        "Disk and store",
+        &[
+            metrics::SPILLED_BYTES,
+            metrics::SPILLED_OBJECTS,
+            metrics::SPILLS,
+            metrics::STORED_BYTES,
+            metrics::STORED_OBJECTS,
+            metrics::TIER_COPIES,
+            metrics::TIER_BYTES,
+            metrics::TIER_UP,
+        ],
+    ),
     ("Lives of objects", &[metrics::OBJECT_TRANSITIONS, metrics::ATTEMPTS, metrics::ACKNOWLEDGEMENTS, metrics::LEASES_LOST]),
-    ("What goes wrong", &[metrics::ERRORS, metrics::PULL_RESUMES, metrics::DRAIN_LEFT_BYTES, metrics::DRAIN_PHASE]),
+    (
+        "What goes wrong",
+        &[metrics::ERRORS, metrics::PULL_RESUMES, metrics::DRAIN_LEFT_BYTES, metrics::DRAIN_LEFT_OBJECTS, metrics::DRAIN_PHASE],
+    ),
     ("Requests", &[metrics::REQUESTS_RUNNING, metrics::REQUESTS_QUEUED]),
 ];
 
