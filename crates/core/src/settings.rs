@@ -4,8 +4,9 @@
 use zipline_contract::Setting;
 use zipline_contract::settings::{self, Unit};
 
-/// Values of [`settings::TRANSFER`].
-const TRANSFER_METHODS: [&str; 4] = ["zipline", "inline", "s3", "redis"];
+/// Settings whose text is one of a few, with these.
+const CHOICES: [(Setting, &[&str]); 2] =
+    [(settings::TRANSFER, &["zipline", "inline", "s3", "redis"]), (settings::DURABILITY, &["none", "drain", "always"])];
 
 /// A setting's name in an annotation, behind the prefix: `ZIPLINE_PUT_TTL_SECONDS` is `put-ttl-seconds`.
 pub fn annotation_name(setting: &Setting) -> String {
@@ -25,8 +26,11 @@ pub fn of_annotation(name: &str) -> Option<&'static Setting> {
 pub fn check_value(setting: &Setting, value: &str) -> Result<(), String> {
     let number = match setting.unit {
         Unit::Text => {
-            let known = setting.variable != settings::TRANSFER.variable || TRANSFER_METHODS.contains(&value);
-            return if known { Ok(()) } else { Err(format!("one of {}", TRANSFER_METHODS.join(", "))) };
+            let choices = CHOICES.iter().find(|(of, _)| of.variable == setting.variable).map(|(_, choices)| *choices);
+            return match choices {
+                Some(choices) if !choices.contains(&value) => Err(format!("one of {}", choices.join(", "))),
+                _ => Ok(()),
+            };
         }
         Unit::Bytes => bytes(value),
         Unit::Seconds => value.parse::<f64>().ok(),

@@ -32,10 +32,8 @@ impl Tier {
     /// Ends the copy for everybody, with its marks.
     pub(crate) async fn end(&self, wanted: &Wanted, facts: &Facts) -> Result<(), TierError> {
         let name = DurableName::of(wanted.epoch, wanted.object);
-        match self.heard("remove", self.config.store.delete(&self.copy(&name)).await) {
-            Ok(()) => self.counters.removed(),
-            Err(TierError::NoCopy { .. }) => {}
-            Err(error) => return Err(error),
+        if self.delete(&self.copy(&name)).await? {
+            self.counters.removed();
         }
         if facts.retrievals_left > 1 {
             self.remove_marks(&name).await?;
@@ -67,10 +65,7 @@ impl Tier {
         let mut listed = self.config.store.list(Some(&self.path(&name.marks()))).take(TIER_MARKS_MAX);
         while let Some(mark) = listed.next().await {
             let mark = self.heard("count", mark)?;
-            match self.heard("remove", self.config.store.delete(&mark.location).await) {
-                Ok(()) | Err(TierError::NoCopy { .. }) => {}
-                Err(error) => return Err(error),
-            }
+            self.delete(&mark.location).await?;
         }
         Ok(())
     }

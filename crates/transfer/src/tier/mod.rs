@@ -23,8 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use object_store::ObjectStore;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::{Notify, Semaphore};
 use zipline_contract::ErrorCode;
 use zipline_core::reference::TierName;
@@ -152,6 +152,15 @@ impl Tier {
         match self.config.prefix.as_str() {
             "" => Path::from(key),
             prefix => Path::from(format!("{prefix}/{key}")),
+        }
+    }
+
+    /// Deletes what lies there; false where nothing did, which is as good.
+    async fn delete(&self, path: &Path) -> Result<bool, TierError> {
+        match self.heard("remove", self.config.store.delete(path).await) {
+            Ok(()) => Ok(true),
+            Err(TierError::NoCopy { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

@@ -15,7 +15,7 @@ use zipline_contract::limits::BLOCK_BYTES;
 use zipline_core::object::{End, ObjectId};
 use zipline_core::tier::{CHUNK_TAG_BYTES, DurableName, ENVELOPE_HEAD_BYTES, Envelope, Facts};
 
-use super::{Tier, TierError};
+use super::Tier;
 use crate::error::TransferError;
 use crate::node::Inner;
 use crate::random;
@@ -132,9 +132,9 @@ impl Tier {
 
     /// Removes a copy; one that is not there is removed. What fails is left for `tend`.
     pub(super) async fn remove(&self, name: &DurableName) {
-        match self.heard("remove", self.config.store.delete(&self.copy(name)).await) {
-            Ok(()) => self.counters.removed(),
-            Err(TierError::NoCopy { .. }) => {}
+        match self.delete(&self.copy(name)).await {
+            Ok(true) => self.counters.removed(),
+            Ok(false) => {}
             Err(error) => {
                 self.counters.failed();
                 tracing::warn!(?name, %error, "a copy was not removed from the durable tier; a sweep will find it");

@@ -13,7 +13,7 @@ use zipline_core::pull::ByteRange;
 use zipline_core::reference::{Narrowing, TierName};
 use zipline_core::tier::Durability;
 use zipline_testkit::{Fault, Side, wait};
-use zipline_transfer::{FetchOptions, Node, NodeConfig, Put, PutOptions, Taking, TierConfig, TransferError};
+use zipline_transfer::{Clock, FetchOptions, Node, NodeConfig, Put, PutOptions, Taking, TierConfig, TransferError};
 
 use super::common::{At, LIMIT, MIB, bytes, put, read, retrievals, start, start_behind_relay};
 
@@ -89,6 +89,28 @@ async fn what_was_put_for_always_is_read_after_its_producer_is_gone_and_then_rem
             Some(ErrorCode::ProducerUnreachable)
         );
     }
+    Ok(())
+}
+
+/// Eight days later, by the clock of the proxy that looks; its own limit on ttls is short, and not what counts.
+#[tokio::test]
+async fn what_a_killed_producer_left_is_swept_once_nobody_can_have_promised_it_any_more() -> Result<()> {
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+    let store = store();
+    let (_put, _consumer) = orphaned(&store, &bytes(1000), durable(Durability::Always, 1)).await?;
+    assert_eq!(copies(&store).await?.len(), 1);
+    let sweeping = |days: i64| {
+        let tiered = tiered(&store);
+        move |config: &mut NodeConfig| {
+            tiered(config);
+            config.ttl_max = Duration::from_secs(1);
+            config.clock = Clock::shifted(days * DAY_MS);
+            config.tier.as_mut().expect("a tier").sweep = Some(Duration::from_millis(20));
+        }
+    };
+    let later = start(sweeping(8)).await?;
+    copies_until(&store, 0).await?;
+    assert_eq!(later.node.tier().map(|counted| counted.swept), Some(1));
     Ok(())
 }
 
