@@ -5,7 +5,7 @@
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// The text of `bytes`, two digits a byte.
-pub(crate) fn encode(bytes: &[u8]) -> String {
+pub fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         text.push(char::from(DIGITS[usize::from(byte >> 4)]));

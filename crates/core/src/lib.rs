@@ -19,7 +19,7 @@ pub mod balance;
 pub mod breaker;
 pub mod drain;
 pub mod forwarded;
-mod hex;
+pub mod hex;
 pub mod kpa;
 #[cfg(zipline_mutants)]
 pub mod mutants;

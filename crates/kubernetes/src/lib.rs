@@ -12,6 +12,7 @@
 
 pub mod admission;
 pub mod controller;
+mod door;
 pub mod install;
 pub mod manifests;
 pub mod names;

@@ -42,3 +42,7 @@ pub const WEBHOOK_PORT: u16 = 8443;
 pub const METRICS_PORT: u16 = 9090;
 /// Path of the webhook.
 pub const WEBHOOK_PATH: &str = "/mutate";
+/// Name of the volume of a pod that its key Secret is mounted from; a pod with it has our queue-proxy.
+pub const KEYS_VOLUME: &str = "zipline-keys";
+/// What the controller's argument with the queue-proxy's image begins with.
+pub const QUEUE_PROXY_IMAGE_ARGUMENT: &str = "--queue-proxy-image=";

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
+use zipline_core::hex;
 
 /// Bytes of a key, and of its name.
 const KEY_BYTES: usize = 32;
@@ -179,9 +180,9 @@ impl Key {
         let (mut id, mut secret) = ([0; ID_BYTES], [0; KEY_BYTES]);
         random(&mut id);
         random(&mut secret);
-        let key = hex(&secret);
+        let key = hex::encode(&secret);
         secret.zeroize();
-        Self { id: hex(&id), key, not_before_ms, not_after_ms: not_before_ms.max(now_ms).saturating_add(longest_ms(policy)) }
+        Self { id: hex::encode(&id), key, not_before_ms, not_after_ms: not_before_ms.max(now_ms).saturating_add(longest_ms(policy)) }
     }
 
     fn summary(&self) -> KeySummary {
@@ -202,8 +203,4 @@ fn longest_ms(policy: Policy) -> u64 {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -92,6 +92,9 @@ fn a_services_annotations_become_settings_and_bad_ones_never_stop_its_pods() {
         "zipline.dev/transfer": "pigeon",
         "zipline.dev/keys-file": "/etc/passwd",
         "zipline.dev/nonsense": "1",
+        "zipline.dev/durability": "mostly",
+        "zipline.dev/log": "=[",
+        "zipline.dev/s3-bucket": "payloads",
         "other.dev/x": "y",
     });
     let (pod, outcome, warnings) = patched(&pod);
@@ -99,7 +102,11 @@ fn a_services_annotations_become_settings_and_bad_ones_never_stop_its_pods() {
     assert_eq!(variable(&pod, "queue-proxy", "ZIPLINE_INLINE_THRESHOLD_BYTES"), Some("1MiB"));
     assert_eq!(variable(&pod, "queue-proxy", "ZIPLINE_TRANSFER"), None);
     assert_eq!(variable(&pod, "queue-proxy", "ZIPLINE_KEYS_FILE"), None);
-    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert_eq!(variable(&pod, "queue-proxy", "ZIPLINE_DURABILITY"), None);
+    assert_eq!(variable(&pod, "queue-proxy", "ZIPLINE_LOG"), None, "a queue-proxy that can't read it would not start");
+    assert_eq!(variable(&pod, "user-container", "ZIPLINE_S3_BUCKET"), Some("payloads"), "stores are the function's");
+    assert_eq!(variable(&pod, "queue-proxy", "ZIPLINE_S3_BUCKET"), None);
+    assert_eq!(warnings.len(), 5, "{warnings:?}");
 }
 
 #[test]
@@ -124,4 +131,17 @@ fn a_container_without_variables_gets_a_list() {
     bare["spec"]["containers"][0] = json!({ "name": "user-container", "image": "app" });
     let (bare, ..) = patched(&bare);
     assert_eq!(variable(&bare, "user-container", "ZIPLINE_API"), Some("unix:@zipline"));
+}
+
+#[test]
+fn a_durability_is_promised_only_where_there_is_a_tier() {
+    let mut pod = pod(OURS);
+    pod["metadata"]["annotations"] = json!({ "zipline.dev/durability": "always" });
+    let (without, _, warnings) = patched(&pod);
+    assert_eq!((variable(&without, "queue-proxy", "ZIPLINE_DURABILITY"), warnings.len()), (None, 1));
+    let mut rules = rules();
+    rules.settings.push(("ZIPLINE_TIER".to_owned(), "payloads".to_owned()));
+    let verdict = decide(&pod, &rules);
+    json_patch::patch(&mut pod, &verdict.patch).expect("the patch applies");
+    assert_eq!(variable(&pod, "queue-proxy", "ZIPLINE_DURABILITY"), Some("always"));
 }

@@ -15,15 +15,13 @@ use zipline_contract::settings::{self, Setting};
 use zipline_contract::{ANNOTATION_PREFIX, doors};
 use zipline_core::settings::{check_value, of_annotation};
 
-use crate::names::{KEYS_FOLDER, KEYS_SECRET, QUEUE_PROXY};
-
-/// Name of the volume that the key Secret is mounted from.
-const KEYS_VOLUME: &str = "zipline-keys";
+use crate::names::{KEYS_FOLDER, KEYS_SECRET, KEYS_VOLUME, QUEUE_PROXY};
 
 /// Hosts that a function calls without its egress: its own pod, and the cluster's API server.
 const NO_PROXY: &str = "127.0.0.1,::1,[::1],localhost,kubernetes.default.svc,kubernetes.default";
 
-/// Settings that a service may choose for its queue-proxies by annotation. The rest is the platform's or the pod's.
+/// Settings that a service may choose for its queue-proxies by annotation. The rest is the platform's or the pod's; so are
+/// texts of which only the queue-proxy itself knows whether it can read them, since it does not start where it can't.
 const BY_SERVICE: &[Setting] = &[
     settings::INLINE_THRESHOLD_BYTES,
     settings::HEAP_THRESHOLD_BYTES,
@@ -41,14 +39,13 @@ const BY_SERVICE: &[Setting] = &[
     settings::PULL_CONNECTIONS,
     settings::PULL_PEER_CONNECTIONS,
     settings::PULLS,
-    settings::PULL_CONGESTION,
     settings::EGRESS_PORT,
     settings::TRANSFER,
     settings::INVOKE_TIMEOUT_SECONDS,
     settings::DRAIN_QUIET_SECONDS,
     settings::GRACE_SECONDS,
     settings::WORKER_THREADS,
-    settings::LOG,
+    settings::DURABILITY,
 ];
 
 /// What the operator has set.
@@ -58,6 +55,12 @@ pub struct Rules {
     pub images: Vec<String>,
     /// Settings of every queue-proxy of the cluster; a service's annotation goes before.
     pub settings: Vec<(String, String)>,
+}
+
+impl Rules {
+    fn have_tier(&self) -> bool {
+        self.settings.iter().any(|(name, value)| name == settings::TIER.variable && !value.is_empty())
+    }
 }
 
 /// What the webhook does with a pod.
@@ -107,17 +110,20 @@ pub fn decide(pod: &Value, rules: &Rules) -> Verdict {
         return leave(Outcome::OtherImage);
     }
     let (mut changes, mut warnings) = (Changes::default(), Vec::new());
-    let of_service = chosen_by_service(pod, &mut warnings);
+    let of_service = chosen_by_service(pod, rules, &mut warnings);
     let chosen = |variable: &str| of_service.iter().find(|(name, _)| name == variable).map(|(_, value)| value.as_str());
     mount_keys(pod, proxy, &containers[proxy], &mut changes);
     let of_cluster = rules.settings.iter().filter(|(name, _)| chosen(name).is_none());
-    let of_proxy: Vec<_> = of_cluster.chain(&of_service).cloned().collect();
+    let is_of_stores = |name: &str| settings::OF_STORES.iter().any(|setting| setting.variable == name);
+    let (of_stores, of_proxy): (Vec<_>, Vec<_>) =
+        of_cluster.chain(&of_service).cloned().partition(|(name, _)| is_of_stores(name));
     changes.add_variables(proxy, &containers[proxy], &of_proxy);
     let in_force = |setting: &Setting| {
         let of_cluster = || rules.settings.iter().find(|(name, _)| name == setting.variable).map(|(_, value)| value.as_str());
         chosen(setting.variable).or_else(of_cluster).unwrap_or(setting.default).to_owned()
     };
-    let of_function = function_variables(&in_force(&settings::EGRESS_PORT), &in_force(&settings::TRANSFER));
+    let mut of_function = function_variables(&in_force(&settings::EGRESS_PORT), &in_force(&settings::TRANSFER));
+    of_function.extend(of_stores);
     for (index, container) in containers.iter().enumerate().filter(|(index, _)| *index != proxy) {
         changes.add_variables(index, container, &of_function);
     }
@@ -135,7 +141,7 @@ fn is_ours(image: &str, ours: &[String]) -> bool {
 }
 
 /// A service's own settings, from its pod's annotations.
-fn chosen_by_service(pod: &Value, warnings: &mut Vec<String>) -> Vec<(String, String)> {
+fn chosen_by_service(pod: &Value, rules: &Rules, warnings: &mut Vec<String>) -> Vec<(String, String)> {
     let annotations = pod["metadata"]["annotations"].as_object();
     let mut chosen = Vec::new();
     for (key, value) in annotations.into_iter().flatten() {
@@ -145,10 +151,13 @@ fn chosen_by_service(pod: &Value, warnings: &mut Vec<String>) -> Vec<(String, St
             warnings.push(format!("annotation {key} is not known and has no effect"));
             continue;
         };
-        if !BY_SERVICE.iter().any(|known| known.variable == setting.variable) {
+        if !BY_SERVICE.iter().chain(&settings::OF_STORES).any(|known| known.variable == setting.variable) {
             warnings.push(format!("annotation {key} has no effect: {} is set for the whole cluster", setting.variable));
         } else if let Err(rule) = check_value(setting, value) {
             warnings.push(format!("annotation {key} has no effect: `{value}` is not {rule}"));
+        } else if setting.variable == settings::DURABILITY.variable && value != setting.default && !rules.have_tier() {
+            // A queue-proxy that is to promise this without a tier does not start.
+            warnings.push(format!("annotation {key} has no effect: the cluster has no durable tier (ZIPLINE_TIER)"));
         } else {
             chosen.push((setting.variable.to_owned(), value.to_owned()));
         }

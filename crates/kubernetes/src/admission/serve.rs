@@ -19,10 +19,10 @@ use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Outcome, Rules, decide};
+use crate::door;
 use crate::names::WEBHOOK_PATH;
 
 /// Connections at once; the API server keeps few.
@@ -31,8 +31,6 @@ const CONNECTIONS_MAX: usize = 256;
 const REVIEW_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a handshake, a head, or a body may take; the API server itself waits 2 s.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the door waits when the kernel has no descriptor left for a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Warnings in one answer, and characters of each: the API server truncates longer ones.
 const WARNINGS_MAX: usize = 8;
 const WARNING_CHARS_MAX: usize = 250;
@@ -156,19 +154,7 @@ impl Webhook {
 /// Serves reviews until it is dropped. The configuration's certificate may change at any time.
 pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, webhook: Arc<Webhook>) {
     let acceptor = TlsAcceptor::from(tls);
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => { connections.spawn(connection(acceptor.clone(), stream, Arc::clone(&webhook))); }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection can't be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-        }
-    }
+    door::serve(listener, CONNECTIONS_MAX, |stream| connection(acceptor.clone(), stream, Arc::clone(&webhook))).await;
 }
 
 async fn connection(acceptor: TlsAcceptor, stream: TcpStream, webhook: Arc<Webhook>) {

@@ -24,7 +24,7 @@ use zipline_contract::metrics::HELD_BYTES;
 
 use super::metrics::State;
 use super::{ControllerError, refused};
-use crate::names::{FIELD_MANAGER, REVISION_LABEL};
+use crate::names::{FIELD_MANAGER, KEYS_VOLUME, REVISION_LABEL};
 
 /// How often pods are asked.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -37,8 +37,6 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Pods read from the API server at a time.
 const PAGE_PODS: u32 = 500;
 const ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
-/// Volume by which a pod with our keys is known.
-const KEYS_VOLUME: &str = "zipline-keys";
 const MIB: u64 = 1024 * 1024;
 
 /// Keeps the costs until it is dropped.

@@ -15,17 +15,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
-use super::ControllerError;
 use crate::admission::serve::Webhook;
+use crate::door;
 
 /// Connections at once; scrapers and probes keep few.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the door waits when the kernel has no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What can fail, as a label.
 const FAILURES: [&str; 4] = ["certificate", "deletion-cost", "keys", "watch"];
 
@@ -94,33 +91,22 @@ impl State {
 }
 
 /// Serves until it is dropped.
-pub(super) async fn serve(listener: TcpListener, state: Arc<State>) -> Result<(), ControllerError> {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => {
-                    let state = Arc::clone(&state);
-                    let service = service_fn(move |request| {
-                        let answer = answer(&request, &state);
-                        async move { Ok::<_, Infallible>(answer) }
-                    });
-                    let mut http = http1::Builder::new();
-                    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-                    connections.spawn(async move {
-                        if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                            tracing::debug!(%error, "a scraper's connection broke");
-                        }
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection can't be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
+pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
+    door::serve(listener, CONNECTIONS_MAX, |stream| {
+        let state = Arc::clone(&state);
+        let service = service_fn(move |request| {
+            let answer = answer(&request, &state);
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        async move {
+            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!(%error, "a scraper's connection broke");
+            }
         }
-    }
+    })
+    .await;
 }
 
 fn answer(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {

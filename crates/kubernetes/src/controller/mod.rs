@@ -81,7 +81,11 @@ pub async fn run(client: Client, settings: Settings) -> Result<(), ControllerErr
         serve(webhook_door, tls, webhook).await;
         Err(ControllerError::Ended("the webhook's door"))
     });
-    parts.spawn(metrics::serve(metrics_door, Arc::clone(&state)));
+    let scraped = Arc::clone(&state);
+    parts.spawn(async move {
+        metrics::serve(metrics_door, scraped).await;
+        Err(ControllerError::Ended("the metrics' door"))
+    });
     parts.spawn(trust::keep(client.clone(), served, Arc::clone(&state)));
     parts.spawn(keys::keep(client.clone(), settings.policy, Arc::clone(&state)));
     if settings.deletion_cost {

@@ -12,6 +12,7 @@ mod wait;
 use std::time::Duration;
 
 use clap::Args;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
@@ -22,8 +23,8 @@ use zipline_core::settings::check_value;
 
 use crate::manifests::{Options, objects, title};
 use crate::names::{
-    CONFIG_DEPLOYMENT, ENABLED, ENABLED_LABEL, FIELD_MANAGER, IMAGE_BEFORE, KEYS_SECRET, KNATIVE_NAMESPACE, MANAGED_BY,
-    MANAGED_BY_LABEL, SIDECAR_IMAGE,
+    CONFIG_DEPLOYMENT, CONTROLLER, ENABLED, ENABLED_LABEL, FIELD_MANAGER, IMAGE_BEFORE, KEYS_SECRET, KNATIVE_NAMESPACE, MANAGED_BY,
+    MANAGED_BY_LABEL, NAMESPACE, QUEUE_PROXY_IMAGE_ARGUMENT, SIDECAR_IMAGE,
 };
 
 pub use keys::{RotateKeys, Rotated, rotate_keys};
@@ -190,6 +191,10 @@ pub fn setting(text: &str) -> Result<(String, String), String> {
     let known = table::ALL.iter().find(|setting| setting.variable == name);
     let known = known.ok_or_else(|| format!("`{name}` is not a setting; docs/reference/settings.md lists them"))?;
     check_value(known, value).map_err(|rule| format!("`{value}` of {name} is not {rule}"))?;
+    // No queue-proxy would start that can't read it, and this one goes to all of them.
+    if name == table::LOG.variable && tracing_subscriber::EnvFilter::try_new(value).is_err() {
+        return Err(format!("`{value}` of {name} is not a log filter such as `info`"));
+    }
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -251,7 +256,9 @@ pub async fn uninstall(client: Client, arguments: Uninstall) -> Result<Done, Ins
     let noted = config.annotations().get(IMAGE_BEFORE).cloned();
     let image = match arguments.queue_sidecar_image.or(noted) {
         Some(image) => image,
-        None if present.contains("zipline") => return Err(InstallError::ImageBeforeUnknown { image: present }),
+        None if our_image(&client).await?.as_ref() == Some(&present) => {
+            return Err(InstallError::ImageBeforeUnknown { image: present });
+        }
         None => present.clone(),
     };
     set_image(&client, &image, None).await?;
@@ -274,6 +281,15 @@ pub async fn uninstall(client: Client, arguments: Uninstall) -> Result<Done, Ins
         namespaces,
         next: "nothing of Zipline is left in the cluster".to_owned(),
     })
+}
+
+/// The queue-proxy's image that the controller was installed with.
+async fn our_image(client: &Client) -> Result<Option<String>, InstallError> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
+    let found = deployments.get_opt(CONTROLLER).await.map_err(refused("reading the controller's deployment"))?;
+    let pod = found.and_then(|deployment| deployment.spec).and_then(|spec| spec.template.spec);
+    let arguments = pod.into_iter().flat_map(|pod| pod.containers).flat_map(|container| container.args.unwrap_or_default());
+    Ok(arguments.filter_map(|argument| argument.strip_prefix(QUEUE_PROXY_IMAGE_ARGUMENT).map(str::to_owned)).next())
 }
 
 /// Takes label and keys from every namespace.

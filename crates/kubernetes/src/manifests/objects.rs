@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Options;
 use crate::names::{
-    CONTROLLER, ENABLED, ENABLED_LABEL, KEYS_SECRET, MANAGED_BY, MANAGED_BY_LABEL, METRICS_PORT, NAMESPACE, REVISION_LABEL,
+    CONTROLLER, ENABLED, ENABLED_LABEL, KEYS_SECRET, MANAGED_BY, MANAGED_BY_LABEL, METRICS_PORT, NAMESPACE, QUEUE_PROXY_IMAGE_ARGUMENT, REVISION_LABEL,
     WEBHOOK, WEBHOOK_PATH, WEBHOOK_PORT, WEBHOOK_SECRET,
 };
 
@@ -90,7 +90,7 @@ fn service() -> Value {
 }
 
 fn deployment(options: &Options) -> Value {
-    let mut arguments = vec!["controller".to_owned(), format!("--queue-proxy-image={}", options.queue_proxy_image)];
+    let mut arguments = vec!["controller".to_owned(), format!("{QUEUE_PROXY_IMAGE_ARGUMENT}{}", options.queue_proxy_image)];
     arguments.extend(options.settings.iter().map(|(name, value)| format!("--set={name}={value}")));
     if options.deletion_cost {
         arguments.push("--pod-deletion-cost".to_owned());

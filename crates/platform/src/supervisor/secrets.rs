@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
+use zipline_core::hex;
 
 use crate::clock;
 
@@ -30,8 +31,8 @@ impl TrustDomain {
     pub(super) fn random() -> io::Result<Self> {
         let now = clock::wall_now();
         let key = json!({
-            "id": hex(&random::<4>()?),
-            "key": hex(&random::<32>()?),
+            "id": hex::encode(&random::<4>()?),
+            "key": hex::encode(&random::<32>()?),
             "not_before_ms": (now - BACKDATED).unix_millis(),
             "not_after_ms": (now + VALID_FOR).unix_millis(),
         });
@@ -74,10 +75,6 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
