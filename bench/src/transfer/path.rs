@@ -129,8 +129,8 @@ impl Path {
             Self::RawWriteToBuffer => 2,
             // Out of the socket and into the memfd.
             Self::RawToMemfd | Self::PullToMemfd => 2,
-            // Into a memfd, then as a pull to one.
-            Self::FillPullRead => 3,
+            // Into a memfd, out of it for its first sums, then as a pull to another.
+            Self::FillPullRead => 4,
             // Out of the producer's socket, into the function's and out of it.
             Self::RawWriteToMemfd | Self::RawToFunction | Self::PullToFunction => 3,
             Self::RawWriteToFunction => 4,

@@ -225,10 +225,9 @@ class _Frees:
         """This client put that object, and its time is over then."""
         with self._changed:
             if len(self._owned) >= STORE_FREES_PENDING_MAX:
-                return self._left_behind()
+                return None if self._backend.expires else self._left_behind()
             self._owned[stored.key] = (until, stored)
-            if not self._backend.expires:
-                heapq.heappush(self._expiries, (until, stored.key))
+            heapq.heappush(self._expiries, (until, stored.key))
             self._start()
 
     def retrieved(self, stored: Stored) -> None:
@@ -310,5 +309,6 @@ class _Frees:
         while self._expiries and self._expiries[0][0] <= time.monotonic():
             _, key = heapq.heappop(self._expiries)
             owned = self._owned.pop(key, None)
-            if owned is not None:
+            # Where the store ends objects by itself, one whose time is over is left to it, and only forgotten here.
+            if owned is not None and not self._backend.expires:
                 self._due.append((self._backend.delete, owned[1]))

@@ -27,7 +27,7 @@ use zipline_contract::{STORE_CONTENT_TYPE_NONE, STORE_PREFIX_S3};
 use super::config::{S3Store, Stores};
 use super::counters::Counters;
 use super::key::{Kind, StoreKey};
-use super::s3_http::{Refused, Signing, Transport};
+use super::s3_http::{Refused, Transport};
 use super::{Backend, Read};
 use crate::client::{ByteRange, Stat};
 use crate::error::Error;
@@ -55,8 +55,7 @@ impl S3 {
             .with_unsigned_payload(true)
             .with_disable_bulk_delete(true) // One object is deleted at a time, and every service knows DELETE.
             .with_retry(retry)
-            .with_http_connector(Transport::new(counters)?)
-            .with_crypto_provider(Arc::new(Signing));
+            .with_http_connector(Transport::new(counters)?);
         if let Some(endpoint) = &store.endpoint {
             builder = builder.with_endpoint(endpoint);
         }

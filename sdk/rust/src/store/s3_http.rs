@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use hmac::{Hmac, KeyInit, Mac};
 use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
@@ -20,10 +19,9 @@ use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
 use hyper_util::client::legacy::{Client, Error as SendError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use object_store::client::{
-    ClientOptions, CryptoProvider, DigestAlgorithm, DigestContext, HmacContext, HttpClient, HttpConnector, HttpError,
-    HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody, HttpService, Signer, SigningAlgorithm,
+    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
+    HttpService,
 };
-use sha2::{Digest, Sha256};
 
 use super::counters::Counters;
 use super::key::Kind;
@@ -171,65 +169,9 @@ impl HttpConnector for Transport {
     }
 }
 
-/// What signing needs, from the ciphers that the rest of Zipline uses.
-#[derive(Debug)]
-pub(crate) struct Signing;
-
-struct Sum(Sha256, Vec<u8>);
-
-struct Signature(Hmac<Sha256>, Vec<u8>);
-
-impl CryptoProvider for Signing {
-    fn digest(&self, _: DigestAlgorithm) -> object_store::Result<Box<dyn DigestContext>> {
-        Ok(Box::new(Sum(Sha256::new(), Vec::new())))
-    }
-
-    fn hmac(&self, _: DigestAlgorithm, secret: &[u8]) -> object_store::Result<Box<dyn HmacContext>> {
-        let mac = Hmac::new_from_slice(secret)
-            .map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(error) })?;
-        Ok(Box::new(Signature(mac, Vec::new())))
-    }
-
-    fn sign(&self, _: SigningAlgorithm, _: &[u8]) -> object_store::Result<Box<dyn Signer>> {
-        // For Google's service accounts; S3 does not sign with RSA.
-        Err(object_store::Error::NotSupported { source: "signing with RSA".into() })
-    }
-}
-
-impl DigestContext for Sum {
-    fn update(&mut self, data: &[u8]) {
-        self.0.update(data);
-    }
-
-    fn finish(&mut self) -> object_store::Result<&[u8]> {
-        self.1 = self.0.clone().finalize().to_vec();
-        Ok(&self.1)
-    }
-}
-
-impl HmacContext for Signature {
-    fn update(&mut self, data: &[u8]) {
-        self.0.update(data);
-    }
-
-    fn finish(&mut self) -> object_store::Result<&[u8]> {
-        self.1 = self.0.clone().finalize().into_bytes().to_vec();
-        Ok(&self.1)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mac_is_that_of_rfc_4231() {
-        let mut mac = Signing.hmac(DigestAlgorithm::Sha256, b"Jefe").expect("made");
-        mac.update(b"what do ya want ");
-        mac.update(b"for nothing?");
-        let sum: String = mac.finish().expect("summed").iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(sum, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-    }
 
     #[test]
     fn a_refusal_tells_the_stores_own_words() {
