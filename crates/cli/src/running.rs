@@ -42,7 +42,11 @@ impl Running {
     /// As [`client`](Self::client), with the transfer method that the platform is set to.
     pub(crate) async fn calling_client(&self) -> Result<Client, Failure> {
         let client = self.client()?;
-        let transfer = Transfer::from_name(&client.proxy().await?.transfer)?;
+        let name = &client.proxy().await?.transfer;
+        let transfer = Transfer::from_name(name).ok_or_else(|| {
+            let message = format!("the platform's transfer method `{name}` is not one that this program knows");
+            Failure::new(Exit::Configuration, "configuration", message).hint("use the `zipline` that started the platform")
+        })?;
         Ok(Client::new(Config { transfer, ..client.config().clone() }))
     }
 

@@ -10,9 +10,11 @@ pub mod headers;
 pub mod limits;
 pub mod metrics;
 pub mod settings;
+pub mod transfer;
 
 pub use errors::{ErrorCode, Fault, Retry};
 pub use settings::Setting;
+pub use transfer::Transfer;
 
 /// Prefix of Zipline's annotations and labels on Kubernetes objects.
 pub const ANNOTATION_PREFIX: &str = "zipline.dev/";

@@ -1,12 +1,21 @@
 //! Whether the text of a setting can be used, for those who hand settings on: the local platform and the webhook. A
 //! queue-proxy that is given a value it can't read does not start, so they refuse it earlier.
 
-use zipline_contract::Setting;
 use zipline_contract::settings::{self, Unit};
+use zipline_contract::{Setting, Transfer};
 
-/// Settings whose text is one of a few, with these.
-const CHOICES: [(Setting, &[&str]); 2] =
-    [(settings::TRANSFER, &["zipline", "inline", "s3", "redis"]), (settings::DURABILITY, &["none", "drain", "always"])];
+use crate::tier::Durability;
+
+/// The values of a setting whose text is one of a few.
+fn choices(setting: &Setting) -> Option<Vec<&'static str>> {
+    if setting.variable == settings::TRANSFER.variable {
+        Some(Transfer::ALL.map(Transfer::name).to_vec())
+    } else if setting.variable == settings::DURABILITY.variable {
+        Some(Durability::ALL.map(Durability::name).to_vec())
+    } else {
+        None
+    }
+}
 
 /// A setting's name in an annotation, behind the prefix: `ZIPLINE_PUT_TTL_SECONDS` is `put-ttl-seconds`.
 pub fn annotation_name(setting: &Setting) -> String {
@@ -26,8 +35,7 @@ pub fn of_annotation(name: &str) -> Option<&'static Setting> {
 pub fn check_value(setting: &Setting, value: &str) -> Result<(), String> {
     let number = match setting.unit {
         Unit::Text => {
-            let choices = CHOICES.iter().find(|(of, _)| of.variable == setting.variable).map(|(_, choices)| *choices);
-            return match choices {
+            return match choices(setting) {
                 Some(choices) if !choices.contains(&value) => Err(format!("one of {}", choices.join(", "))),
                 _ => Ok(()),
             };

@@ -182,7 +182,12 @@ impl Key {
         random(&mut secret);
         let key = hex::encode(&secret);
         secret.zeroize();
-        Self { id: hex::encode(&id), key, not_before_ms, not_after_ms: not_before_ms.max(now_ms).saturating_add(longest_ms(policy)) }
+        Self {
+            id: hex::encode(&id),
+            key,
+            not_before_ms,
+            not_after_ms: not_before_ms.max(now_ms).saturating_add(longest_ms(policy)),
+        }
     }
 
     fn summary(&self) -> KeySummary {

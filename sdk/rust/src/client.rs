@@ -14,9 +14,9 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
-use zipline_contract::headers;
+use zipline_contract::{Transfer, headers};
 
-use crate::config::{Config, Transfer};
+use crate::config::Config;
 use crate::descriptors::{Channels, PutMessage};
 use crate::error::Error;
 use crate::http::{Answer, Body, Connections, describe, full};
@@ -26,7 +26,7 @@ use crate::reference::{Reference, Resolved};
 use crate::source::{Sent, Watched};
 use crate::store::StoreSet;
 use crate::store::counters::StoreCounters;
-use crate::store::key::Stored;
+use crate::store::key::{Kind, Stored};
 use crate::timestamp;
 
 /// A handle on the local API of one queue-proxy.
@@ -238,7 +238,7 @@ impl Client {
         if self.config().transfer == Transfer::Inline {
             return Ok(inline_receipt(&payload));
         }
-        if let Some(kind) = self.config().transfer.store() {
+        if let Some(kind) = Kind::of(self.config().transfer) {
             let put = self.inner.stores.put(&self.config().stores, kind, payload, options.retrievals.get(), options.ttl);
             return put.await.map(|(_, receipt)| receipt);
         }

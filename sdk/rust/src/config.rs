@@ -4,64 +4,23 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use zipline_contract::settings;
+use zipline_contract::{Transfer, settings};
 
 use crate::error::Error;
 use crate::store;
 use crate::store::config::Stores;
 use crate::store::key::Kind;
 
-/// How payloads move. A matter of configuration (`ZIPLINE_TRANSFER`), never of code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Transfer {
-    /// Payloads stay in the producer's memory; consumers pull them.
-    #[default]
-    Zipline,
-    /// Payloads travel inside requests and answers; a reference carries its bytes.
-    Inline,
-    /// Payloads are parked in an S3 bucket; a reference holds the key. Needs the feature `s3`.
-    S3,
-    /// Payloads are parked in a Redis server; a reference holds the key. Needs the feature `redis`.
-    Redis,
-}
-
-impl Transfer {
-    /// The name in `ZIPLINE_TRANSFER` and in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Zipline => "zipline",
-            Self::Inline => "inline",
-            Self::S3 => "s3",
-            Self::Redis => "redis",
-        }
-    }
-
-    /// The store that payloads are parked in.
-    pub(crate) const fn store(self) -> Option<Kind> {
-        match self {
-            Self::Zipline | Self::Inline => None,
-            Self::S3 => Some(Kind::S3),
-            Self::Redis => Some(Kind::Redis),
-        }
-    }
-
-    /// The method of that name.
-    ///
-    /// # Errors
-    /// [`Error::Configuration`] for any other name.
-    pub fn from_name(name: &str) -> Result<Self, Error> {
-        match name {
-            "zipline" => Ok(Self::Zipline),
-            "inline" => Ok(Self::Inline),
-            "s3" => Ok(Self::S3),
-            "redis" => Ok(Self::Redis),
-            _ => Err(Error::Configuration {
-                variable: settings::TRANSFER.variable,
-                value: name.to_owned(),
-                reason: "not a transfer method; known are `zipline`, `inline`, `s3` and `redis`",
-            }),
-        }
-    }
+/// The method of that name.
+///
+/// # Errors
+/// [`Error::Configuration`] for any other name.
+fn transfer_of(name: &str) -> Result<Transfer, Error> {
+    Transfer::from_name(name).ok_or_else(|| Error::Configuration {
+        variable: settings::TRANSFER.variable,
+        value: name.to_owned(),
+        reason: "not a transfer method; known are `zipline`, `inline`, `s3` and `redis`",
+    })
 }
 
 /// Where a queue-proxy's local API is.
@@ -178,11 +137,11 @@ impl Config {
             reason: "not set; a queue-proxy's function has it, elsewhere name the local API of `zipline up`",
         })?;
         let transfer = match variable(settings::TRANSFER.variable).filter(|text| !text.is_empty()) {
-            Some(name) => Transfer::from_name(&name)?,
+            Some(name) => transfer_of(&name)?,
             None => Transfer::default(),
         };
         let stores = Stores::from_variables(&variable)?;
-        if let Some(kind) = transfer.store() {
+        if let Some(kind) = Kind::of(transfer) {
             store::check(&stores, kind)?;
         }
         Ok(Self { transfer, stores, ..Self::new(Endpoint::parse(&api)?) })

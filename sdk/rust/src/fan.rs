@@ -7,9 +7,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use zipline_contract::Transfer;
 
 use crate::client::{Client, Narrow, PutOptions};
-use crate::config::Transfer;
 use crate::error::Error;
 use crate::invoke::Call;
 use crate::message::Response;

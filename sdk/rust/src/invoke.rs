@@ -10,16 +10,15 @@ use std::num::NonZeroU32;
 
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
-use zipline_contract::{ErrorCode, STORED_PAYLOAD_MEDIA_TYPE, headers};
+use zipline_contract::{ErrorCode, STORED_PAYLOAD_MEDIA_TYPE, Transfer, headers};
 
 use crate::client::{Client, Narrow, PutOptions};
-use crate::config::Transfer;
 use crate::error::Error;
 use crate::http::{Body, describe, full};
 use crate::message::{Envelope, Response, content_type};
 use crate::payload::Payload;
 use crate::reference::{Reference, Resolved};
-use crate::store::key::Stored;
+use crate::store::key::{Kind, Stored};
 
 /// Whole reads granted to a payload that belongs to a call.
 const CALL_RETRIEVALS: NonZeroU32 = NonZeroU32::new(8).expect("eight is not zero");
@@ -162,7 +161,7 @@ impl Client {
             }
         };
         let stores = &self.config().stores;
-        if let Some(kind) = self.config().transfer.store()
+        if let Some(kind) = Kind::of(self.config().transfer)
             && !payload.is_empty()
             && payload.len() as u64 >= stores.inline_bytes
         {

@@ -36,7 +36,7 @@ mod store;
 mod timestamp;
 
 pub use client::{ByteRange, Client, Narrow, ObjectWriter, Proxy, PutOptions, Receipt, Stat};
-pub use config::{Config, Endpoint, Limits, Transfer};
+pub use config::{Config, Endpoint, Limits};
 pub use error::{Error, Problem};
 pub use fan::PARALLEL_DEFAULT;
 pub use invoke::Call;
@@ -46,7 +46,7 @@ pub use reference::Reference;
 pub use serve::{Server, serve, serve_with};
 pub use store::config::{RedisStore, S3Store, Stores};
 pub use store::counters::{Operations, StoreCounters};
-pub use zipline_contract::ErrorCode;
+pub use zipline_contract::{ErrorCode, Transfer};
 
 /// The samples of `README.md` are compiled.
 #[cfg(doctest)]

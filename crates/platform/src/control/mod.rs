@@ -77,7 +77,11 @@ pub(crate) async fn serve(listener: UnixListener, control: Arc<Control>, mut sto
         tokio::select! {
             biased;
             () = stop.begun() => break,
-            Some(_ended) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "a connection's task panicked; it cost this connection only");
+                }
+            }
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, _)) if stream.peer_cred().is_ok_and(|peer| peer.uid() == control.owner) => {
                     connections.spawn(serve_connection(stream, Arc::clone(&control)));

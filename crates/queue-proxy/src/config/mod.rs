@@ -19,7 +19,7 @@ pub use observability::{Endpoint, Export, ExportProtocol, Observability, OtelVar
 pub use probe::{HttpProbe, Probe, ProbeAction};
 pub use reader::{ConfigError, ConfigProblem, Variables};
 pub use tier::{Access, Spill, Tier};
-pub use zipline::{ApiSocket, Congestion, Known, Network, PeerMode, Role, Transfer, Zipline};
+pub use zipline::{ApiSocket, Congestion, Known, Network, PeerMode, Role, Zipline};
 
 use std::time::Duration;
 

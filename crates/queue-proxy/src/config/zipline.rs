@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use zipline_contract::settings;
+use zipline_contract::{Transfer, settings};
 use zipline_core::tier::Durability;
 
 use super::reader::Reader;
@@ -55,31 +55,6 @@ pub enum Known {
     All,
     /// Those that said so, for a while.
     Learn,
-}
-
-/// How payloads travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transfer {
-    /// By reference, straight from memory.
-    Zipline,
-    /// Inside the request.
-    Inline,
-    /// Through an S3 bucket.
-    S3,
-    /// Through a Redis server.
-    Redis,
-}
-
-impl Transfer {
-    /// As it stands in `ZIPLINE_TRANSFER`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Zipline => "zipline",
-            Self::Inline => "inline",
-            Self::S3 => "s3",
-            Self::Redis => "redis",
-        }
-    }
 }
 
 /// A network: `address/prefix`, host bits zero.
@@ -197,7 +172,7 @@ impl Zipline {
             ingress: r.setting_as(&settings::INGRESS, "`HOST:PORT`", host_and_port),
             service_domain: r.setting(&settings::SERVICE_DOMAIN).trim_matches('.').to_ascii_lowercase(),
             peers_known: one_of(r, &settings::PEERS_KNOWN, &[("learn", Known::Learn), ("all", Known::All)]),
-            transfer: one_of(r, &settings::TRANSFER, &TRANSFERS.map(|t| (t.name(), t))),
+            transfer: one_of(r, &settings::TRANSFER, &Transfer::ALL.map(|method| (method.name(), method))),
             invoke_timeout: r.seconds(&settings::INVOKE_TIMEOUT_SECONDS),
             drain_quiet: r.seconds(&settings::DRAIN_QUIET_SECONDS),
             grace: r.optional_seconds(&settings::GRACE_SECONDS),
@@ -206,8 +181,6 @@ impl Zipline {
         }
     }
 }
-
-const TRANSFERS: [Transfer; 4] = [Transfer::Zipline, Transfer::Inline, Transfer::S3, Transfer::Redis];
 
 fn port(r: &mut Reader<'_>, setting: &settings::Setting) -> Option<u16> {
     r.optional_count(setting).filter(|port| *port != 0)

@@ -83,9 +83,7 @@ impl Tier {
         while let Some(found) = listed.next().await {
             let found: ObjectMeta = self.heard("find", found)?;
             *left = left.saturating_sub(1);
-            if found.last_modified.timestamp_millis() < oldest
-                && self.delete(&found.location).await?
-            {
+            if found.last_modified.timestamp_millis() < oldest && self.delete(&found.location).await? {
                 self.counters.swept();
             }
         }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use zipline_contract::{REFERENCE_PREFIX_REDIS, REFERENCE_PREFIX_S3, limits};
+use zipline_contract::{REFERENCE_PREFIX_REDIS, REFERENCE_PREFIX_S3, Transfer, limits};
 
 use crate::client::ByteRange;
 use crate::error::Error;
@@ -24,11 +24,20 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// The store that payloads are parked in under a transfer method.
+    pub(crate) const fn of(transfer: Transfer) -> Option<Self> {
+        match transfer {
+            Transfer::Zipline | Transfer::Inline => None,
+            Transfer::S3 => Some(Self::S3),
+            Transfer::Redis => Some(Self::Redis),
+        }
+    }
+
     /// The name of its transfer method.
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::S3 => "s3",
-            Self::Redis => "redis",
+            Self::S3 => Transfer::S3.name(),
+            Self::Redis => Transfer::Redis.name(),
         }
     }
 

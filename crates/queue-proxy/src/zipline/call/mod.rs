@@ -27,13 +27,12 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use tokio::time::timeout_at;
-use zipline_contract::{ErrorCode, headers};
+use zipline_contract::{ErrorCode, Transfer, headers};
 use zipline_transfer::{Node, Work, WorkSpan};
 
 use self::answer::Deadline;
 use self::target::{Routes, Target};
 use self::upstream::Upstream;
-use crate::config::Transfer;
 use crate::zipline::body::{self, Body};
 use crate::zipline::counters::Counters;
 use crate::zipline::door::Upgrade;

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
 use tokio::time::timeout_at;
-use zipline_contract::{ErrorCode, headers};
+use zipline_contract::{ErrorCode, Transfer, headers};
 use zipline_core::object::Owner;
 use zipline_core::pull::HeaderText;
 use zipline_core::reference::{Narrowing, Receiver};
@@ -20,7 +20,6 @@ use zipline_transfer::{CallObject, Node, PutOptions, TIER_MEMORY, WorkSpan, Writ
 
 use super::answer::{self, Deadline};
 use super::{Calls, Origin, Retain, timed_out};
-use crate::config::Transfer;
 use crate::zipline::body::{self, Body};
 use crate::zipline::problem::Problem;
 use crate::zipline::service::Service;
