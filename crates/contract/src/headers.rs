@@ -12,7 +12,7 @@ pub const TICKET: &str = "zipline-ticket";
 pub const ERROR: &str = "zipline-error";
 /// One printable line of detail beside [`ERROR`] on the pull port.
 pub const DETAIL: &str = "zipline-detail";
-/// `1`: the sender understands a response by reference.
+/// `1`: the sender takes a large answer by reference, and asks whether the answering proxy is ours.
 pub const ACCEPT: &str = "zipline-accept";
 /// `1`: the answering revision's queue-proxy is ours.
 pub const CAPABLE: &str = "zipline-capable";
@@ -44,7 +44,8 @@ pub const SIZE: &str = "zipline-size";
 pub const RANGE: &str = "zipline-range";
 /// Sum kind of the records.
 pub const SUM: &str = "zipline-sum";
-/// `records`: the body is a sequence of records.
+/// `records`: the body is a sequence of records (pull port). `reference`: the answer's body is the object behind its
+/// [`REFERENCE`], put there by the answering proxy and not by its function.
 pub const BODY: &str = "zipline-body";
 
 /// W3C trace context: where a request stands in a trace. Goes with every pull, outside its MAC.

@@ -6,4 +6,5 @@ mod faults;
 mod h2c;
 mod holds;
 mod payloads;
+mod rollout;
 mod up;

@@ -28,8 +28,8 @@ use zipline_core::breaker::QueueFull;
 use super::answers::{self, Answer};
 use super::gate::{self, Gate};
 use super::request_body::{Failure, RequestBody};
-use super::rewrite;
 use super::timer::{Deadlines, Timer};
+use super::{referred, rewrite};
 use crate::breaker::{Breaker, Slot};
 use crate::drain::{Stage, Visit, reached};
 use crate::http1::head::REQUEST_HEAD_BYTES_MAX;
@@ -136,6 +136,7 @@ async fn pass(
     let invocation = (!gate::is_probe(&head.headers)).then(|| Invocation::begin(&instance));
     let mut guards = Guards { invocation, _slot: slot, _counted: counted, _visit: visit, _in_use: None, observed: None };
 
+    let method = head.method.clone();
     let taken = rewrite::take_zipline(&mut head.headers);
     let is_asked = taken.as_ref().is_some_and(|taken| taken.contains_key(ACCEPT));
     if let Some(observed) = observed {
@@ -168,8 +169,19 @@ async fn pass(
             }
             limits.deadlines.started();
             let (mut head, incoming) = response.into_parts();
-            rewrite::toward_client(&mut head.headers, is_asked);
             head.version = Version::HTTP_2;
+            let answered = referred::Answered { method: &method, status, length: incoming.size_hint().exact() };
+            if let Some(taken) = referred::take(&instance, is_asked, &answered, &mut head.headers, limits.deadlines.whole()) {
+                rewrite::toward_client(&mut head.headers, is_asked);
+                taken.mark(&mut head.headers);
+                head.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+                instance.zipline.write_response(async move {
+                    referred::move_http2(incoming, taken.writer, &limits.deadlines).await;
+                    drop(guards);
+                });
+                return Response::from_parts(head, ResponseBody::Own(Full::new(Bytes::new())));
+            }
+            rewrite::toward_client(&mut head.headers, is_asked);
             Response::from_parts(head, ResponseBody::Function(FunctionBody { incoming, limits, guards }))
         }
         Err(answer) => own(answer, is_asked),

@@ -12,6 +12,7 @@ mod h2c_upgrade;
 mod http1;
 mod http2;
 mod listener;
+mod referred;
 mod request_body;
 mod rewrite;
 mod timer;

@@ -46,6 +46,11 @@ impl Deadlines {
         }
     }
 
+    /// When all of it must be over.
+    pub(super) const fn whole(&self) -> Option<Instant> {
+        self.whole
+    }
+
     /// The next deadline.
     pub(super) fn next(&self) -> Option<Instant> {
         let idle = self.idle.map(|limit| self.last + limit);

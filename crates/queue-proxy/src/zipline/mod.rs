@@ -24,6 +24,7 @@ mod peers;
 mod problem;
 mod reading;
 mod resolve;
+mod response;
 pub(crate) mod rfc3339;
 mod service;
 mod start;
@@ -46,11 +47,13 @@ use zipline_transfer::Node;
 
 pub use self::api::listen::ListenError;
 pub use self::keys::KeysError;
+pub use self::response::Taken;
 pub use self::start::StartError;
 pub use self::token::TokenFileError;
 
 use self::counters::Counters;
 use self::resolve::Resolver;
+use self::response::Responses;
 use self::tasks::Tasks;
 use crate::config::Config;
 use crate::payload::{Payload, Refusal};
@@ -62,6 +65,7 @@ const LAST_ACKNOWLEDGEMENTS: Duration = Duration::from_secs(1);
 pub struct Zipline {
     node: Node,
     resolver: Resolver,
+    responses: Responses,
     acknowledgements: Arc<Tasks>,
     counters: Arc<Counters>,
     /// The doors' tasks, and the one that follows the key ring.
@@ -104,6 +108,17 @@ impl Zipline {
     /// The answer for the client; the function has seen nothing.
     pub async fn resolve(&self, head: &mut Parts, taken: &HeaderMap, has_body: bool) -> Result<Payload, Refusal> {
         self.resolver.resolve(head, taken, has_body).await
+    }
+
+    /// Takes an answer of `length` bytes into the buffer, for a request that asked for that by `Zipline-Accept` and may
+    /// take `left` more. `None`: it goes inline.
+    pub fn take_response(&self, length: u64, left: Option<Duration>) -> Option<Taken> {
+        self.responses.take(length, left)
+    }
+
+    /// Runs what moves the bytes of an answer that was taken; it ends with this process at the latest.
+    pub fn write_response(&self, moving: impl Future<Output = ()> + Send + 'static) {
+        self.responses.write(moving);
     }
 
     /// What is held, for statistics (the hold of an idle instance), `/zipline/status` and the drain.

@@ -44,10 +44,11 @@ impl Peers {
         }
     }
 
-    /// Whether it is worth asking this service by `Zipline-Accept`.
+    /// Whether this service is told, by `Zipline-Accept`, that a large answer may come by reference; where it is learnt, that
+    /// also asks whether its proxy is ours.
     pub(crate) fn asks(&self, service: &Service) -> bool {
         match self {
-            Self::All => false,
+            Self::All => true,
             Self::Learnt(learnt) => learnt.own_namespace == service.namespace,
         }
     }

@@ -29,6 +29,7 @@ use super::keys::{self, KeysError, KeysFile, Secrets};
 use super::memory_limit;
 use super::peers::Peers;
 use super::resolve::Resolver;
+use super::response::Responses;
 use super::service::Domain;
 use super::tasks::Tasks;
 use super::tickets::Tickets;
@@ -105,7 +106,8 @@ pub(super) async fn start(config: &Arc<Config>) -> Result<Zipline, StartError> {
     let node = Node::start(node_config(config)?, Arc::clone(&keys)).await?;
     let (counters, tickets) = (Arc::<Counters>::default(), Arc::<Tickets>::default());
     let acknowledgements = Arc::<Tasks>::default();
-    let calls = Arc::new(calls(config, &node, &counters)?);
+    let calls = Arc::new(calls(config, &node, &counters, &acknowledgements)?);
+    let responses = Responses::new(node.clone(), call_settings(&config.zipline), Arc::clone(&counters));
     let channels = Channels {
         node: node.clone(),
         tickets: Arc::clone(&tickets),
@@ -128,7 +130,7 @@ pub(super) async fn start(config: &Arc<Config>) -> Result<Zipline, StartError> {
         acknowledgements: Arc::clone(&acknowledgements),
         counters: Arc::clone(&counters),
     };
-    Ok(Zipline { node, resolver, acknowledgements, counters, doors: Mutex::new(doors) })
+    Ok(Zipline { node, resolver, responses, acknowledgements, counters, doors: Mutex::new(doors) })
 }
 
 /// What the parent process or the key file holds at the start.
@@ -248,7 +250,15 @@ fn shared_budget(settings: &config::Zipline) -> Result<Option<(SharedBudget, usi
     Ok(Some((SharedBudget::from_fd(descriptor).map_err(unusable)?, slot)))
 }
 
-fn calls(config: &Config, node: &Node, counters: &Arc<Counters>) -> Result<Calls, StartError> {
+fn call_settings(zipline: &config::Zipline) -> CallSettings {
+    CallSettings {
+        transfer: zipline.transfer,
+        inline_threshold_bytes: zipline.inline_threshold_bytes,
+        timeout: zipline.invoke_timeout,
+    }
+}
+
+fn calls(config: &Config, node: &Node, counters: &Arc<Counters>, acknowledgements: &Arc<Tasks>) -> Result<Calls, StartError> {
     let zipline = &config.zipline;
     let namespace = match config.identity.namespace.as_str() {
         "" => NAMESPACE_DEFAULT,
@@ -263,12 +273,8 @@ fn calls(config: &Config, node: &Node, counters: &Arc<Counters>) -> Result<Calls
         Known::All => Peers::All,
         Known::Learn => Peers::learning(namespace),
     };
-    let settings = CallSettings {
-        transfer: zipline.transfer,
-        inline_threshold_bytes: zipline.inline_threshold_bytes,
-        timeout: zipline.invoke_timeout,
-    };
-    Ok(Calls::new(node.clone(), routes, peers, settings, Arc::clone(counters)))
+    let settings = call_settings(zipline);
+    Ok(Calls::new(node.clone(), routes, peers, settings, Arc::clone(counters), Arc::clone(acknowledgements)))
 }
 
 async fn open_api(config: &Config, api: &Arc<Api>, doors: &mut JoinSet<()>) -> Result<(), StartError> {

@@ -24,7 +24,7 @@ use super::exchange::{Exchange, Fault, poll_presence, switched};
 use super::gate::{self, Gate};
 use super::h2c_upgrade::{self, H2cUpgrade};
 use super::timer::{Deadlines, Timer};
-use super::{rewrite, tunnel};
+use super::{referred, rewrite, tunnel};
 use crate::breaker::{Breaker, Slot};
 use crate::drain::{Stage, Visit, reached};
 use crate::http1::body::{Decoder, Step};
@@ -33,6 +33,7 @@ use crate::http1::{Conn, write};
 use crate::instance::{Counted, Instance, Invocation};
 use crate::telemetry::{Arrival, Observed};
 use crate::upstream::{ConnectError, FunctionConn, connect};
+use crate::zipline::Taken;
 
 /// How long the head of a request may take from its first byte on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,6 +64,29 @@ pub(super) struct Session<C> {
     stage: watch::Receiver<Stage>,
     /// The request under way, if it is told about.
     observed: Option<Box<Observed>>,
+}
+
+/// A request that is with the function, and what it holds until its response is complete.
+struct Running {
+    /// What the client was answered with.
+    status: Option<StatusCode>,
+    visit: Option<Visit>,
+    held: Option<Held>,
+}
+
+/// Given back in this order: whoever is let in next finds this request gone.
+struct Held {
+    invocation: Option<Invocation>,
+    _slot: Option<Slot>,
+    _counted: Option<Counted>,
+}
+
+impl Held {
+    fn answered(mut self, status: Option<StatusCode>) {
+        if let (Some(invocation), Some(status)) = (&mut self.invocation, status) {
+            invocation.answered(status);
+        }
+    }
 }
 
 /// Why waiting for something ended without it.
@@ -250,12 +274,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
                 };
             }
         }
-        let mut status = None;
-        let next = self.forward(&mut open, outgoing, &mut deadlines, visit, &mut status).await;
-        if let (Some(invocation), Some(status)) = (&mut invocation, status) {
-            invocation.answered(status);
+        let mut running =
+            Running { status: None, visit: Some(visit), held: Some(Held { invocation, _slot: slot, _counted: counted }) };
+        let next = self.forward(&mut open, outgoing, &mut deadlines, &mut running).await;
+        if let Some(held) = running.held {
+            held.answered(running.status);
         }
-        drop((invocation, slot, counted)); // In this order: whoever is let in next finds this request gone.
         next
     }
 
@@ -302,15 +326,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         }
     }
 
-    /// Hands the request to the function and its response to the client. `status` is what the client was answered with.
+    /// Hands the request to the function and its response to the client.
     async fn forward(
         &mut self,
         open: &mut Open,
         mut outgoing: Outgoing,
         deadlines: &mut Deadlines,
-        visit: Visit,
-        status: &mut Option<StatusCode>,
+        running: &mut Running,
     ) -> Next {
+        let status = &mut running.status;
         let mut function = match self.function(deadlines).await {
             Ok(Ok(function)) => function,
             Ok(Err(error)) => {
@@ -329,12 +353,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         let asked = outgoing.upgrade.clone();
         let is_held = open.expects_continue && outgoing.payload.is_none();
         let (upload, answered) = outgoing.begin(open, self.peer.ip(), &mut function);
+        let whole = deadlines.whole();
         let limits = (&mut self.timer, &mut *deadlines);
         let mut exchange = Exchange::new(&mut self.client, &mut function, limits, upload, open.is_http11);
         if is_held {
             exchange.hold_for_continue();
         }
-        let head = match exchange.head(&open.method).await {
+        let mut head = match exchange.head(&open.method).await {
             Ok(head) => head,
             Err(fault) => {
                 open.body = exchange.into_client_body();
@@ -349,7 +374,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
             answered(head.status);
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.upgrade(open, &head, asked.as_ref(), (function, visit), deadlines, status).await;
+            return match running.visit.take() {
+                Some(visit) => self.upgrade(open, &head, asked.as_ref(), (function, visit), deadlines, status).await,
+                None => Next::Cut, // A request is a visit.
+            };
+        }
+        let length = match head.framing {
+            Framing::Length(length) if exchange.is_uploaded() => Some(length),
+            _ => None,
+        };
+        let answered = referred::Answered { method: &open.method, status: head.status, length };
+        let taken = referred::take(&self.instance, open.is_asked_for_capability, &answered, &mut head.headers, whole);
+        if let Some(taken) = taken {
+            open.body = exchange.into_client_body();
+            return self.refer(open, head, taken, function, (*deadlines, running)).await;
         }
         // A body that is still coming ends the connection, unless little of it is left, or the revision asked for full duplex.
         let owes_little = matches!(exchange.client_owes(), Some(..=DISCARDED_BYTES_MAX)) || self.instance.sidecar.full_duplex;
@@ -370,6 +408,51 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         if is_uploaded && function_keeps_alive && function.inbound.is_empty() && !function.is_closed() {
             self.instance.upstream.http1.keep(function);
         }
+        if keep_alive { self.discard(&mut open.body).await } else { Next::Close }
+    }
+
+    /// Answers with a reference, and goes on taking the function's bytes in a task of their own: the request holds its slot
+    /// until they are all there.
+    async fn refer(
+        &mut self,
+        open: &mut Open,
+        mut head: ResponseHead,
+        taken: Taken,
+        function: FunctionConn,
+        (deadlines, running): (Deadlines, &mut Running),
+    ) -> Next {
+        let (body, function_keeps_alive) = (Decoder::new(head.framing), head.keep_alive);
+        let is_closing = *self.stage.borrow() >= Stage::Closing;
+        head.framing = Framing::Length(0);
+        taken.mark(&mut head.headers);
+        let keep_alive = open.keep_alive && !is_closing;
+        let (_, _, keep_alive) = Response { head, open, keep_alive }.begin(&mut self.client);
+        let (client, timer) = (&mut self.client, &mut self.timer);
+        let flushed = std::future::poll_fn(|cx| {
+            if let Poll::Ready(sent) = client.poll_flush(cx) {
+                return Poll::Ready(sent.is_ok());
+            }
+            timer.poll(deadlines.next(), cx).map(|()| false)
+        });
+        if !flushed.await {
+            return Next::Cut; // Nobody has the reference: the object ends with its writer.
+        }
+        let (status, held, visit) = (running.status, running.held.take(), running.visit.take());
+        let instance = Arc::clone(&self.instance);
+        self.instance.zipline.write_response(async move {
+            let function = referred::move_http1(function, body, taken.writer, &deadlines).await;
+            if let Some(function) = function
+                && function_keeps_alive
+                && function.inbound.is_empty()
+                && !function.is_closed()
+            {
+                instance.upstream.http1.keep(function);
+            }
+            if let Some(held) = held {
+                held.answered(status);
+            }
+            drop(visit);
+        });
         if keep_alive { self.discard(&mut open.body).await } else { Next::Close }
     }
 

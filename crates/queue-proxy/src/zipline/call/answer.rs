@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::zipline::body::{Body, BodyError};
@@ -39,16 +39,16 @@ impl Deadline {
 
 /// An answer's body that is cut at the call's deadline, beside which something else goes on.
 struct AnswerBody {
-    incoming: Incoming,
+    body: Body,
     deadline: Deadline,
     alarm: Pin<Box<Sleep>>,
     beside: Option<BoxFuture<'static, ()>>,
 }
 
 /// The body as it comes, cut at `deadline`. `beside` is driven until it or the body ends, and dropped then.
-pub(crate) fn until(incoming: Incoming, deadline: Deadline, beside: Option<BoxFuture<'static, ()>>) -> Body {
+pub(crate) fn until(body: Body, deadline: Deadline, beside: Option<BoxFuture<'static, ()>>) -> Body {
     let alarm = Box::pin(sleep_until(deadline.at()));
-    AnswerBody { incoming, deadline, alarm, beside }.boxed_unsync()
+    AnswerBody { body, deadline, alarm, beside }.boxed_unsync()
 }
 
 impl HttpBody for AnswerBody {
@@ -59,8 +59,8 @@ impl HttpBody for AnswerBody {
         if self.beside.as_mut().is_some_and(|beside| beside.as_mut().poll(cx).is_ready()) {
             self.beside = None;
         }
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Connection)));
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(frame);
         }
         match self.alarm.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Some(Err(BodyError::Deadline(self.deadline.limit_seconds())))),
@@ -69,10 +69,10 @@ impl HttpBody for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.body.size_hint()
     }
 }

@@ -12,6 +12,7 @@
 
 mod answer;
 pub(crate) mod hop;
+mod referred;
 mod swap;
 pub(crate) mod target;
 pub(crate) mod upstream;
@@ -39,6 +40,7 @@ use crate::zipline::door::Upgrade;
 use crate::zipline::peers::Peers;
 use crate::zipline::problem::{Dialect, Problem};
 use crate::zipline::service::Service;
+use crate::zipline::tasks::Tasks;
 use crate::zipline::trace;
 use crate::zipline::upload::Upload;
 
@@ -71,6 +73,7 @@ pub(crate) struct Calls {
     peers: Peers,
     settings: CallSettings,
     counters: Arc<Counters>,
+    acknowledgements: Arc<Tasks>,
 }
 
 /// When a call's payload is freed.
@@ -84,8 +87,15 @@ enum Retain {
 
 impl Calls {
     /// Calls along these routes.
-    pub(crate) fn new(node: Node, routes: Routes, peers: Peers, settings: CallSettings, counters: Arc<Counters>) -> Self {
-        Self { node, upstream: Upstream::new(), routes, peers, settings, counters }
+    pub(crate) fn new(
+        node: Node,
+        routes: Routes,
+        peers: Peers,
+        settings: CallSettings,
+        counters: Arc<Counters>,
+        acknowledgements: Arc<Tasks>,
+    ) -> Self {
+        Self { node, upstream: Upstream::new(), routes, peers, settings, counters, acknowledgements }
     }
 
     /// The way to services.
@@ -137,12 +147,12 @@ impl Calls {
         span.passed(content_length(&head.headers).unwrap_or_default());
         let answered = match length {
             Some(length) => {
-                self.swap(head, body, swap::Swap { service: &service, length, retain, origin, span: &mut span }).await
+                self.swap(head, body, swap::Swap { service: &service, length, retain, origin, asked, span: &mut span }).await
             }
             None => {
                 span.method(Transfer::Inline.name());
                 span.waited();
-                self.inline(Request::from_parts(head, body::passed_on(body)), origin, near, upgrade).await
+                self.inline(Request::from_parts(head, body::passed_on(body)), (origin, asked), near, upgrade).await
             }
         };
         match &answered {
@@ -161,15 +171,16 @@ impl Calls {
     async fn inline(
         &self,
         request: Request<Body>,
-        origin: Origin,
+        (origin, asked): (Origin, bool),
         near: Option<OnUpgrade>,
         upgrade: &Upgrade,
     ) -> Result<Response<Body>, Problem> {
         let deadline = (origin == Origin::Invoke).then(|| Deadline::after(self.settings.timeout));
         let response = switch(self.send(request, deadline).await?, near, upgrade);
-        Ok(response.map(|incoming| match deadline {
-            Some(deadline) => answer::until(incoming, deadline, None),
-            None => body::passed_on(incoming),
+        let response = self.received(response, asked, deadline).await?;
+        Ok(response.map(|body| match deadline {
+            Some(deadline) => answer::until(body, deadline, None),
+            None => body,
         }))
     }
 
@@ -188,10 +199,11 @@ impl Calls {
         Ok(())
     }
 
-    /// Asks whether the service's queue-proxy is ours, where that is learnt; whether it was us who asked.
+    /// Tells the service's queue-proxy that its answer may come by reference; whether it was us who did.
     fn ask(&self, headers: &mut HeaderMap, service: &Service) -> bool {
         let accept = HeaderName::from_static(headers::ACCEPT);
-        if !self.peers.asks(service) || headers.contains_key(&accept) {
+        let takes_references = self.settings.transfer == Transfer::Zipline && self.node.has_keys();
+        if !takes_references || !self.peers.asks(service) || headers.contains_key(&accept) {
             return false;
         }
         headers.insert(accept, HeaderValue::from_static("1"));

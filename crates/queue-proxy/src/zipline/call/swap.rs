@@ -31,6 +31,8 @@ pub(super) struct Swap<'a> {
     pub(super) length: u64,
     pub(super) retain: Retain,
     pub(super) origin: Origin,
+    /// The callee was told that its answer may come by reference.
+    pub(super) asked: bool,
     pub(super) span: &'a mut WorkSpan,
 }
 
@@ -47,7 +49,7 @@ impl Calls {
                 tracing::info!(error = problem.code.name(), detail = %problem.detail, "a body could not be buffered and goes inline");
                 let request = Request::from_parts(head, body::passed_on(body));
                 swap.span.method(Transfer::Inline.name());
-                return self.inline(request, swap.origin, None, &Default::default()).await;
+                return self.inline(request, (swap.origin, swap.asked), None, &Default::default()).await;
             }
         };
         swap.span.waited();
@@ -69,7 +71,8 @@ impl Calls {
         let response = super::switch(answered.unwrap_or_else(|_| Err(timed_out(deadline)))?, None, &Default::default());
         let goes_on = response.status().is_success() && (unfinished.is_some() || object.is_being_read());
         let beside = goes_on.then(|| beside(unfinished, object));
-        Ok(response.map(|incoming| answer::until(incoming, deadline, beside)))
+        let response = self.received(response, swap.asked, Some(deadline)).await?;
+        Ok(response.map(|body| answer::until(body, deadline, beside)))
     }
 
     async fn object(&self, head: &Parts, swap: &Swap<'_>) -> Result<(Writer, CallObject), Problem> {
