@@ -29,4 +29,13 @@ impl Interrupt {
     pub(crate) fn came(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// `None` for a failure after Ctrl-C: it comes from servers that got it too, and what was measured until then is kept.
+    pub(crate) fn excuses<T>(&self, outcome: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(_) if self.came() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }

@@ -70,9 +70,9 @@ impl Plan {
 /// Runs it; also when interrupted, with what was measured until then.
 pub(crate) async fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let plan = options.plan();
-    let methods = Methods::start(&options.methods)?;
+    let methods = Methods::start(&options.methods, options.quick, options.seed).await?;
     let apps: Vec<App> = App::ALL.into_iter().filter(|app| options.apps.is_empty() || options.apps.contains(app)).collect();
-    let mut report = Report::new(options, plan.size, &methods.arms);
+    let mut report = Report::new(options, plan.size, &methods);
     let requests: usize = methods.arms.iter().map(|arm| plan.requests(arm)).sum();
     let mut progress = Progress::of(apps.len() * requests);
     for app in apps {
@@ -83,9 +83,10 @@ pub(crate) async fn run(options: &Options, interrupt: &Interrupt) -> Result<Repo
         let job = Job::prepare(app, plan.size, options.seed, scratch.path())?;
         report.add_job(&job);
         let mut stage = Stage::start(&job, scratch.path())?;
-        measure(&mut stage, &methods.arms, &plan, interrupt, &mut report, &mut progress).await?;
+        let measured = measure(&mut stage, &methods.arms, &plan, interrupt, &mut report, &mut progress).await;
+        interrupt.excuses(measured)?;
     }
-    report.finish(interrupt.came());
+    report.finish(interrupt.came(), interrupt.excuses(methods.delays().await)?.unwrap_or_default());
     Ok(report)
 }
 

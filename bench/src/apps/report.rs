@@ -9,8 +9,9 @@ use super::app::{App, Job, Size};
 use super::sample::Sample;
 use super::{INLINE_BYTES_MAX, Options};
 use crate::machine::Machine;
-use crate::method::{Arm, OURS};
+use crate::method::{Arm, Methods, Missing, OURS};
 use crate::output::{self, SCHEMA};
+use crate::s3_delay;
 use crate::stats::{self, Summary};
 
 /// Whether instances were there when a request came.
@@ -76,6 +77,9 @@ pub(crate) struct Report {
     network: &'static str,
     interrupted: bool,
     methods: Vec<Arm>,
+    missing: Vec<Missing>,
+    /// What was added to S3, by method.
+    delays: BTreeMap<&'static str, s3_delay::Report>,
     workloads: Vec<Workload>,
     refused: Vec<Refused>,
     rows: Vec<Row>,
@@ -84,7 +88,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(options: &Options, size: Size, arms: &[Arm]) -> Self {
+    pub(super) fn new(options: &Options, size: Size, methods: &Methods) -> Self {
         Self {
             schema: SCHEMA,
             kind: "apps",
@@ -94,7 +98,9 @@ impl Report {
             machine: Machine::here(),
             network: "loopback",
             interrupted: false,
-            methods: arms.to_vec(),
+            methods: methods.arms.clone(),
+            missing: methods.missing.clone(),
+            delays: BTreeMap::new(),
             workloads: Vec::new(),
             refused: Vec::new(),
             rows: Vec::new(),
@@ -119,8 +125,9 @@ impl Report {
     }
 
     /// Sums the samples up.
-    pub(super) fn finish(&mut self, interrupted: bool) {
+    pub(super) fn finish(&mut self, interrupted: bool, delays: BTreeMap<&'static str, s3_delay::Report>) {
         self.interrupted = interrupted;
+        self.delays = delays;
         let cells = std::mem::take(&mut self.cells);
         let mut rows: Vec<Row> = cells.iter().filter_map(|(cell, samples)| self.row(*cell, samples, &cells)).collect();
         let place = |method: &str| self.methods.iter().position(|arm| arm.name == method);

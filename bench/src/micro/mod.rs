@@ -18,8 +18,9 @@ use crate::apps::{INLINE_BYTES_MAX, SLOW_ROUNDS, Sample};
 use crate::cloud::Cloud;
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
-use crate::method::{Arm, Methods, OURS, Scale};
+use crate::method::{Arm, Methods, Missing, OURS, Scale};
 use crate::output::{self, Progress, SCHEMA};
+use crate::s3_delay;
 use crate::stats::{self, Summary};
 use functions::{Carried, Carry};
 
@@ -86,6 +87,9 @@ pub(crate) struct Report {
     network: &'static str,
     interrupted: bool,
     methods: Vec<Arm>,
+    missing: Vec<Missing>,
+    /// What was added to S3, by method.
+    delays: BTreeMap<&'static str, s3_delay::Report>,
     refused: Vec<Refused>,
     rows: Vec<Row>,
 }
@@ -119,7 +123,7 @@ impl Options {
 
 /// Runs it; also when interrupted, with what was measured until then.
 pub(crate) async fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
-    let methods = Methods::start(&options.methods)?;
+    let methods = Methods::start(&options.methods, options.quick, options.seed).await?;
     let cells = options.cells();
     let scratch = tempfile::Builder::new().prefix("zipline-bench-").tempdir()?;
     let stage = Stage::deploy(&methods.arms, &cells, scratch.path(), options.seed).await?;
@@ -133,39 +137,57 @@ pub(crate) async fn run(options: &Options, interrupt: &Interrupt) -> Result<Repo
         network: "loopback",
         interrupted: false,
         methods: methods.arms.clone(),
+        missing: methods.missing.clone(),
+        delays: BTreeMap::new(),
         refused: Vec::new(),
         rows: Vec::new(),
     };
     for cell in cells {
-        let mut samples: BTreeMap<&'static str, Vec<Sample>> = BTreeMap::new();
-        let mut timed: Vec<&Arm> = Vec::new();
-        for arm in &methods.arms {
-            // The first request makes the payloads; it is not counted.
-            let sample = stage.request(arm, cell, 0).await?;
-            match sample.body_bytes_max {
-                longest if arm.transfer == "inline" && longest > INLINE_BYTES_MAX => report.refuse(cell, arm, longest),
-                _ => timed.push(arm),
-            }
-        }
-        progress.step(&format!("{:?}", cell.pattern));
-        for round in 1..=cell.rounds {
-            let taking_part: Vec<&Arm> = timed.iter().copied().filter(|arm| !arm.slow || round <= SLOW_ROUNDS).collect();
-            for turn in 0..taking_part.len() {
-                let arm = taking_part[(turn + round as usize) % taking_part.len()];
-                samples.entry(arm.name).or_default().push(stage.request(arm, cell, round).await?);
-            }
-            progress.step(&format!("{:?}, {} to {}", cell.pattern, output::bytes(cell.size_bytes), cell.degree));
-            if interrupt.came() {
-                report.interrupted = true;
-                break;
-            }
-        }
+        let mut samples = BTreeMap::new();
+        let measured = measure(&stage, &methods.arms, cell, interrupt, &mut report, &mut samples, &mut progress).await;
+        interrupt.excuses(measured)?;
         report.add(cell, &samples);
-        if report.interrupted {
+        if interrupt.came() {
+            report.interrupted = true;
             break;
         }
     }
+    report.delays = interrupt.excuses(methods.delays().await)?.unwrap_or_default();
     Ok(report)
+}
+
+/// Measures one cell over all methods, until it is done or Ctrl-C comes.
+async fn measure(
+    stage: &Stage,
+    arms: &[Arm],
+    cell: Cell,
+    interrupt: &Interrupt,
+    report: &mut Report,
+    samples: &mut BTreeMap<&'static str, Vec<Sample>>,
+    progress: &mut Progress,
+) -> Result<()> {
+    let mut timed: Vec<&Arm> = Vec::new();
+    for arm in arms {
+        // The first request makes the payloads; it is not counted.
+        let sample = stage.request(arm, cell, 0).await?;
+        match sample.body_bytes_max {
+            longest if arm.transfer == "inline" && longest > INLINE_BYTES_MAX => report.refuse(cell, arm, longest),
+            _ => timed.push(arm),
+        }
+    }
+    progress.step(&format!("{:?}", cell.pattern));
+    for round in 1..=cell.rounds {
+        let taking_part: Vec<&Arm> = timed.iter().copied().filter(|arm| !arm.slow || round <= SLOW_ROUNDS).collect();
+        for turn in 0..taking_part.len() {
+            let arm = taking_part[(turn + round as usize) % taking_part.len()];
+            samples.entry(arm.name).or_default().push(stage.request(arm, cell, round).await?);
+        }
+        progress.step(&format!("{:?}, {} to {}", cell.pattern, output::bytes(cell.size_bytes), cell.degree));
+        if interrupt.came() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A platform with a hub and leaves for each method.
