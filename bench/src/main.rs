@@ -19,6 +19,7 @@ mod proxy;
 mod raw;
 mod report;
 mod s3_delay;
+mod scale;
 mod setup;
 mod stats;
 mod stores;
@@ -122,6 +123,14 @@ enum Bench {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         requests: Option<u32>,
     },
+    /// What the whole costs as there is more of it: held objects, instances, workflow width, payload.
+    Scale {
+        #[command(flatten)]
+        common: Common,
+        /// Only these curves
+        #[arg(long = "curve", value_enum, value_delimiter = ',', value_name = "CURVE")]
+        curves: Vec<scale::Curve>,
+    },
     /// Inner roles: the raw programs themselves.
     #[command(hide = true, subcommand)]
     Raw(Raw),
@@ -222,6 +231,11 @@ fn run(arguments: Arguments) -> Result<()> {
             let options = micro::Options { quick: common.quick, seed: common.seed, methods, patterns, requests };
             let report = micro::run(&options, &interrupt::Interrupt::listen()).await?;
             finish(&common, "micro", &report, micro::Report::print)
+        }),
+        Bench::Scale { common, curves } => runtime()?.block_on(async {
+            let options = scale::Options { quick: common.quick, seed: common.seed, curves };
+            let report = scale::run(&options, &interrupt::Interrupt::listen()).await?;
+            finish(&common, "scale", &report, scale::Report::print)
         }),
         Bench::Apps { common, size, apps, methods, requests } => runtime()?.block_on(async {
             let options = apps::Options { quick: common.quick, seed: common.seed, size, apps, methods, requests };

@@ -48,6 +48,11 @@ impl Arm {
         arm
     }
 
+    /// The arm that others are compared with, for a bench that compares none.
+    pub(crate) fn ours() -> Self {
+        Self::new(OURS, "zipline", "from memory to memory on one machine: a descriptor passes")
+    }
+
     /// A service that runs a program in a role, one request at a time in an instance.
     pub(crate) fn service(&self, name: &str, program: &std::path::Path, arguments: &[&str], scale: Scale) -> Value {
         let mut annotations = Map::new();
@@ -137,7 +142,7 @@ impl Methods {
 
     async fn arm(&mut self, name: &'static str, seed: u64) -> Result<Arm> {
         Ok(match name {
-            OURS => Arm::new(name, "zipline", "from memory to memory on one machine: a descriptor passes"),
+            OURS => Arm::ours(),
             "zipline-tcp" => {
                 let mut arm = Arm::new(name, "zipline", "as between machines: consumers pull over TCP, no descriptor passes");
                 arm.annotations.push((settings::HANDOVER_DIR.variable, String::new()));

@@ -62,6 +62,17 @@ pub(crate) fn paired_ratio(above: &[f64], below: &[f64], seed: u64) -> Option<In
     interval(&ratios, seed)
 }
 
+/// The slope of the least-squares line through the logarithms; `None` of fewer than two different x.
+pub(crate) fn exponent(points: &[(f64, f64)]) -> Option<f64> {
+    let logs: Vec<(f64, f64)> = points.iter().filter(|(x, y)| *x > 0.0 && *y > 0.0).map(|(x, y)| (x.ln(), y.ln())).collect();
+    let count = logs.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| logs.iter().map(of).sum::<f64>() / count;
+    let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
+    let spread: f64 = logs.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
+    let both: f64 = logs.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
+    (spread > 0.0).then(|| both / spread)
+}
+
 /// SplitMix64 (Steele, Lea, Flood, 2014): enough for resampling, and the same everywhere.
 pub(crate) struct SplitMix(pub(crate) u64);
 

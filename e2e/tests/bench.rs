@@ -1,4 +1,4 @@
-//! `zipline bench apps` and `micro`: answers are right over every method, raw files say what was moved, Ctrl-C keeps what was measured.
+//! `zipline bench apps`, `micro` and `scale`: answers are right over every method, raw files say what was moved, Ctrl-C keeps what was measured.
 //!
 //! For correctness, never for speed: inputs are tiny and requests few.
 #![forbid(unsafe_code)]
@@ -142,5 +142,25 @@ async fn every_pattern_carries_its_payloads_over_every_method() -> Result<()> {
     }
     let refused = document["refused"].as_array().context("refused")?;
     ensure!(refused.iter().any(|refused| refused["method"] == "inline" && refused["size_bytes"] == 10 * mib), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn growing_work_is_measured_whole_and_its_exponents_named() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let program = bench(&scratch, "scale", &["--quick", "--curve", "instances,width,payload"])?;
+    let document = document(&scratch, &program.run(&scratch, LIMIT).await?)?;
+    let last = |curve: &str| {
+        let of_it = rows(&document).iter().filter(|row| row["curve"] == curve);
+        of_it.filter_map(|row| row["x"].as_u64()).max()
+    };
+    let most = [("instances", 8), ("workflow-width", 64), ("payload", 256 * 1024 * 1024)];
+    for (curve, most) in most {
+        ensure!(last(curve) == Some(most), "{curve}: {:?}", last(curve));
+        let growth = document["growth"].as_array().into_iter().flatten().find(|growth| growth["curve"] == curve);
+        let exponent = growth.and_then(|growth| growth["exponent"].as_f64()).with_context(|| format!("{curve}: no exponent"))?;
+        // No judgement of speed: 256 times the work is never free, nor does it take its square.
+        ensure!((0.0..2.0).contains(&exponent), "{curve}: {exponent}");
+    }
     Ok(())
 }

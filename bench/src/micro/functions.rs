@@ -5,6 +5,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use zipline_workflow::{Attachment, Letter, Random, Work, bad_request, failed, le
 /// Bytes of a page, of which one is looked at.
 const PAGE_BYTES: usize = 4096;
 /// Leaves of a request.
-const DEGREE_MAX: u32 = 64;
+const DEGREE_MAX: u32 = 256;
 /// A payload begins this far behind the one before it, so that no two are alike.
 const SHIFT_BYTES: usize = 61;
 
@@ -54,11 +55,13 @@ pub(crate) struct Carried {
 
 /// To a leaf.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Task {
+pub(crate) enum Task {
     /// Take the payload that came along.
     Consume,
     /// Answer with a payload.
     Produce { size_bytes: u64, number: u32, degree: u32, seed: u64 },
+    /// Answer after a while, so that nobody else is served meanwhile.
+    Rest { millis: u64 },
 }
 
 /// What a leaf saw or made.
@@ -191,6 +194,10 @@ pub(crate) async fn leaf(client: Client, request: Request) -> Result<Response, F
             let made = glance(&payload);
             let attachment = work.attach_one(payload).await?;
             work.answer(&made, &[attachment])
+        }
+        Task::Rest { millis } => {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            work.answer(&Glance(0), &[])
         }
     }
 }

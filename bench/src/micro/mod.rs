@@ -12,7 +12,7 @@ use serde::Serialize;
 use zipline_sdk::{Call, Client};
 use zipline_workflow::{Letter, decode, encode};
 
-pub(crate) use functions::{Pattern, hub, leaf};
+pub(crate) use functions::{Carried, Carry, Pattern, Task, hub, leaf};
 
 use crate::apps::{INLINE_BYTES_MAX, SLOW_ROUNDS, Sample};
 use crate::cloud::Cloud;
@@ -22,7 +22,6 @@ use crate::method::{Arm, Methods, Missing, OURS, Scale};
 use crate::output::{self, Progress, SCHEMA};
 use crate::s3_delay;
 use crate::stats::{self, Summary};
-use functions::{Carried, Carry};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;

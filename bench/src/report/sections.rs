@@ -10,7 +10,7 @@ use super::page::{Section, Table};
 use super::plot::{Figure, Series};
 use super::read::{AppRow, File, MicroRow, ScaleRow, TransferRow};
 use crate::output::{bytes, seconds};
-use crate::stats::Interval;
+use crate::stats::{Interval, exponent};
 
 /// USD of one request, as its million costs: numbers that can be read.
 fn per_million(usd: f64) -> String {
@@ -409,17 +409,6 @@ pub(super) fn scale(rows: &[ScaleRow]) -> Section {
     }
     section.tables.push(table);
     section
-}
-
-/// The slope of the least-squares line through the logarithms; `None` of fewer than two different x.
-pub(super) fn exponent(points: &[(f64, f64)]) -> Option<f64> {
-    let logs: Vec<(f64, f64)> = points.iter().filter(|(x, y)| *x > 0.0 && *y > 0.0).map(|(x, y)| (x.ln(), y.ln())).collect();
-    let count = logs.len() as f64;
-    let mean = |of: fn(&(f64, f64)) -> f64| logs.iter().map(of).sum::<f64>() / count;
-    let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
-    let spread: f64 = logs.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
-    let both: f64 = logs.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
-    (spread > 0.0).then(|| both / spread)
 }
 
 /// Where Zipline loses, found by the same numbers as everything above.

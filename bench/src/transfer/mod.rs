@@ -24,9 +24,9 @@ use crate::peak;
 use crate::process;
 use ceiling::Ceilings;
 use path::Path;
-use proxies::Proxies;
 use stores::Stores;
 
+pub(crate) use proxies::{Proxies, client};
 pub(crate) use report::Report;
 
 const KIB: u64 = 1024;

@@ -200,7 +200,8 @@ async fn puller(loopback: &Loopback, keys: &KeyRing, congestion: &str) -> Result
     Ok(Node::start(config, Arc::new(zipline_transfer::Keys::new(ring))).await?)
 }
 
-fn client(proxy: &Proxy) -> Client {
+/// A client of a proxy's local API.
+pub(crate) fn client(proxy: &Proxy) -> Client {
     Client::new(Config::new(Endpoint::Unix(proxy.api_path().to_owned())))
 }
 
