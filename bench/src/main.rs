@@ -21,6 +21,7 @@ mod report;
 mod s3_delay;
 mod scale;
 mod setup;
+mod soak;
 mod stats;
 mod stores;
 mod transfer;
@@ -131,6 +132,18 @@ enum Bench {
         #[arg(long = "curve", value_enum, value_delimiter = ',', value_name = "CURVE")]
         curves: Vec<scale::Curve>,
     },
+    /// Random work under random faults for a long time; at the end everything is back where it began.
+    Soak {
+        /// How long: a number and `s`, `m` or `h`
+        #[arg(long = "for", value_name = "TIME", default_value = "1h")]
+        lasts: String,
+        /// The first seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// One JSON document on standard output.
+        #[arg(long)]
+        json: bool,
+    },
     /// Inner roles: the raw programs themselves.
     #[command(hide = true, subcommand)]
     Raw(Raw),
@@ -216,6 +229,7 @@ fn run(arguments: Arguments) -> Result<()> {
             }
             Ok(())
         }
+        Bench::Soak { lasts, seed, json } => soak::run(&lasts, seed, json),
         Bench::Transfer { common, only, sizes } => runtime()?.block_on(async {
             let (seed, congestion) = (common.seed, common.congestion.clone());
             let options = transfer::Options { quick: common.quick, seed, congestion, only, sizes };

@@ -173,6 +173,7 @@ impl Platform {
     /// # Errors
     /// When another platform has the state directory, the ingress's port is taken, or something it needs is missing.
     pub async fn start(config: PlatformConfig) -> Result<Self, PlatformError> {
+        zipline_fault_point::enlist("platform");
         let io_error = |what| move |source| PlatformError::Io { what, source };
         let settings = AutoscalerSettings::from_flags(config.autoscaler)?;
         for (name, value) in &config.proxy_settings {

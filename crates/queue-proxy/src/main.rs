@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    zipline_fault_point::enlist(&config.identity.pod);
     logging::init(&config, &telemetry);
     telemetry.complain();
     for warning in &config.warnings {

@@ -73,6 +73,7 @@ pub async fn run(config: Arc<Config>, telemetry: Arc<Telemetry>) -> Result<Ended
         never = requests.serve(instance) => match never {},
     };
     drain.leaves(zipline.unread()); // Until the last acknowledgements are in, at most this much is lost.
+    zipline_fault_point::fault_point!("drain.over");
     let left = zipline.finish().await;
     let left = Held { objects: left.held_objects, bytes: left.held_bytes };
     drain.leaves(left);
@@ -126,6 +127,7 @@ impl Requests {
 async fn terminate(mut signals: Signals, drain: &Drain, zipline: &Zipline) {
     let signal = signals.next().await;
     tracing::info!(?signal, "draining");
+    zipline_fault_point::fault_point!("drain.begun");
     zipline.quiesce();
     // Before the drain begins: it may be over at once. What has a durable copy may be being read, so it counts here.
     let held = zipline.held();
@@ -133,7 +135,10 @@ async fn terminate(mut signals: Signals, drain: &Drain, zipline: &Zipline) {
     drain.terminate(signal);
     tokio::select! {
         _ = signals.next() => return,
-        () = zipline.drained() => drain.holds(Held::default()),
+        () = zipline.drained() => {
+            zipline_fault_point::fault_point!("drain.unheld");
+            drain.holds(Held::default());
+        }
     }
     signals.next().await;
 }

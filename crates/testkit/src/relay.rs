@@ -46,6 +46,7 @@ struct Shared {
     once: Mutex<VecDeque<Fault>>,
     always: Mutex<Fault>,
     released: watch::Sender<bool>,
+    cuts: watch::Sender<u64>,
     passed: [watch::Sender<u64>; 2],
     accepted: watch::Sender<usize>,
 }
@@ -67,6 +68,7 @@ impl Relay {
             once: Mutex::default(),
             always: Mutex::new(Fault::None),
             released: watch::Sender::new(false),
+            cuts: watch::Sender::new(0),
             passed: [watch::Sender::new(0), watch::Sender::new(0)],
             accepted: watch::Sender::new(0),
         });
@@ -93,6 +95,22 @@ impl Relay {
     /// Lets stalled connections go on, now and later.
     pub fn release(&self) {
         self.shared.released.send_replace(true);
+    }
+
+    /// Stalled connections of the time from now on wait again.
+    pub fn hold(&self) {
+        self.shared.released.send_replace(false);
+    }
+
+    /// Resets every connection that is open now.
+    pub fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Forgets the faults of connections to come.
+    pub fn mend(&self) {
+        self.shared.once.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.always(Fault::None);
     }
 
     /// Connections accepted so far.
@@ -140,6 +158,7 @@ async fn relay(client: TcpStream, target: SocketAddr, fault: Fault, shared: Arc<
         // Without it the peer reads what was sent and then a clean end; a cut is a reset.
         let _ = (client.set_zero_linger(), server.set_zero_linger());
     }
+    let mut cuts = shared.cuts.subscribe();
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
     let up = flow(client_read, server_write, Side::ToTarget, fault, &shared);
@@ -148,6 +167,7 @@ async fn relay(client: TcpStream, target: SocketAddr, fault: Fault, shared: Arc<
     tokio::select! {
         ended = &mut up => if ended == Ended::Clean { down.await; },
         ended = &mut down => if ended == Ended::Clean { up.await; },
+        _ = cuts.changed() => {}
     }
 }
 

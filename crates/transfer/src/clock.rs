@@ -36,7 +36,7 @@ impl Clock {
         // A clock before 1970 reads as 1970: every reference has then expired in the eyes of others, and none in ours.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        WallTime::from_unix_millis(millis.saturating_add_signed(self.wall_shift_ms))
+        WallTime::from_unix_millis(millis.saturating_add_signed(self.wall_shift_ms + zipline_fault_point::wall_shift_ms()))
     }
 
     /// When `at` comes, for a timer; a time beyond every timer's range is a year from now.

@@ -143,6 +143,7 @@ impl Node {
     ) -> Result<(Granted, Option<Elsewhere>), TransferError> {
         let reference = self.open(token)?;
         reference.check_receiver(&self.config().receivers)?;
+        zipline_fault_point::fault_point!("resolve.opened");
         let wanted = self.wanted(&reference, options.range)?;
         let shown = reference.range.map_or(Span::WHOLE, |range| Span { first: range.first(), limit: range.end() });
         span.peer(wanted.producer);

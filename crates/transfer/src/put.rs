@@ -132,6 +132,7 @@ impl Node {
         let stored = Arc::new(Stored::new(terms.id, options.content_type, options.sum, body));
         self.insert(&terms, options.size, &stored)?;
         reservation.used();
+        zipline_fault_point::fault_point!("put.begun");
         Ok((terms, stored, place, room, options.size))
     }
 
@@ -158,6 +159,7 @@ impl Node {
     async fn take_descriptor(&self, descriptor: OwnedFd, options: PutOptions, span: &mut WorkSpan) -> Result<Put, TransferError> {
         let terms = self.terms(&options)?;
         let memfd = SealedMemfd::admit(descriptor, self.config().buffer_bytes)?;
+        zipline_fault_point::fault_point!("put.admitted");
         let size = memfd.size();
         if let Some(declared) = options.size
             && declared != size
@@ -344,6 +346,7 @@ impl Writer {
     }
 
     async fn write_some(&mut self, bytes: Bytes) -> Result<(), TransferError> {
+        zipline_fault_point::fault_point!("put.body");
         let total = self.written.saturating_add(bytes.len() as u64);
         if let Some(declared) = self.declared
             && total > declared
@@ -403,9 +406,11 @@ impl Writer {
             self.stored.keep_sum(block, sum);
         }
         self.stored.set_body(body);
+        zipline_fault_point::fault_point!("put.sealed");
         self.node.ledger().command(|holdings, _| holdings.finish(self.terms.id, size))?;
         self.done = true;
         self.stored.set_progress(Progress::Complete { size });
+        zipline_fault_point::fault_point!("put.held");
         self.node.keep(&self.terms, size).await
     }
 

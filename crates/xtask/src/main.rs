@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod docs;
+mod faults;
+mod guarantees;
 mod image;
 mod python;
 mod python_constants;
@@ -39,6 +41,8 @@ enum Tool {
     Image(image::Options),
     /// Runs seeded schedules of faults against core's decisions, then every mutant: see `docs/simulation.md`
     Simulate(simulate::Options),
+    /// Kills, freezes and cuts the real binaries at every step of the protocol: see `docs/guarantees.md`
+    Faults(faults::Options),
     /// Checks the code itself: lengths, leftover markers, arrows between crates, `unsafe` (also a plain test)
     Tidy,
 }
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Tool::Docs { check } => docs::run(check),
         Tool::Image(options) => image::run(&options),
         Tool::Simulate(options) => simulate::run(&options),
+        Tool::Faults(options) => faults::run(&options),
         Tool::Tidy => tidy::run(),
     };
     match result {

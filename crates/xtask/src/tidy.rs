@@ -22,9 +22,12 @@ const FUNCTION_LINES_MAX: usize = 70;
 const ARROWS: &[(&str, &[&str])] = &[
     ("zipline-core", &["zipline-contract"]),
     ("zipline-cost", &["zipline-contract"]),
-    ("zipline-transfer", &["zipline-contract", "zipline-core", "zipline-sys"]),
-    ("zipline-queue-proxy", &["zipline-contract", "zipline-core", "zipline-store", "zipline-sys", "zipline-transfer"]),
-    ("zipline-platform", &["zipline-contract", "zipline-core", "zipline-sys"]),
+    ("zipline-transfer", &["zipline-contract", "zipline-core", "zipline-fault-point", "zipline-sys"]),
+    (
+        "zipline-queue-proxy",
+        &["zipline-contract", "zipline-core", "zipline-fault-point", "zipline-store", "zipline-sys", "zipline-transfer"],
+    ),
+    ("zipline-platform", &["zipline-contract", "zipline-core", "zipline-fault-point", "zipline-sys"]),
     ("zipline-kubernetes", &["zipline-contract", "zipline-core"]),
     ("zipline-servers", &["zipline-contract", "zipline-sys"]),
     ("zipline-sdk", &["zipline-contract", "zipline-sys"]),
@@ -49,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("zipline-simulation", &["zipline-contract", "zipline-core"]),
+    ("zipline-faults", &["zipline-contract", "zipline-fault-point", "zipline-testkit"]),
     ("zipline-testkit", &["zipline-contract"]),
     ("zipline-differential", &["zipline-testkit"]),
     ("zipline-e2e-cluster", &["zipline-contract", "zipline-image", "zipline-sdk", "zipline-testkit"]),
@@ -78,6 +82,7 @@ pub(crate) fn run() -> Result<bool> {
 fn findings(root: &Path) -> Result<Vec<String>> {
     let mut findings = Vec::new();
     let mut files = Vec::new();
+    let mut sources = String::new();
     collect(root, &mut files)?;
     for path in &files {
         let Ok(text) = fs::read_to_string(path) else { continue };
@@ -85,6 +90,7 @@ fn findings(root: &Path) -> Result<Vec<String>> {
         markers(&name, &text, &mut findings);
         if name.ends_with(".rs") || name.ends_with(".py") {
             lengths(&name, &text, &mut findings);
+            sources.push_str(&text);
         }
         if name.ends_with(".md") {
             links(path, &name, &text, &mut findings);
@@ -93,6 +99,7 @@ fn findings(root: &Path) -> Result<Vec<String>> {
             safety(&name, &text, &mut findings);
         }
     }
+    findings.extend(crate::guarantees::findings(root, &sources)?);
     arrows(root, &mut findings)?;
     Ok(findings)
 }

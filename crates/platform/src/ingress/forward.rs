@@ -40,6 +40,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// Brings a request to an instance. Every failure is an answer.
 pub(super) async fn forward(request: Request<Incoming>, peer: SocketAddr, routes: &Routes) -> Response<AnswerBody> {
+    zipline_fault_point::fault_point!("ingress.arrived");
     let revision = match routes.find(request.uri(), request.headers()) {
         Ok(revision) => revision,
         Err(error) => return refusal(StatusCode::NOT_FOUND, &error.to_string()),
@@ -60,8 +61,10 @@ pub(super) async fn forward(request: Request<Incoming>, peer: SocketAddr, routes
             Err(error) => return passage.refused(&error),
         };
         passage.mark(&mut request, &host, wire, &place);
+        zipline_fault_point::fault_point!("activator.placed");
         match place.backend.upstream.send(wire, request).await {
             Ok(response) => {
+                zipline_fault_point::fault_point!("activator.answered");
                 passage.traffic().ended(Outcome::Ok);
                 return answer(response, upgrade, passage, place);
             }

@@ -122,6 +122,7 @@ impl Host {
         ];
         let mut env = self.proxy_settings.clone();
         env.extend(own.map(|(setting, value)| (setting.variable.to_owned(), value)));
+        env.extend(zipline_fault_point::passed_on());
         env
     }
 

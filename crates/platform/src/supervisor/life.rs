@@ -140,6 +140,7 @@ impl Instance {
         let socket = host.state.instance_socket(self.address);
         let mut spec = Spec::new(&host.proxy_binary);
         spec.env = environment::of_proxy(host, &self.spec, &self.identity(&socket));
+        zipline_fault_point::fault_point!("instance.starting");
         let secrets = host.domain.for_proxy(&self.egress_token)?;
         spec.descriptors.push((settings::SECRETS_FD.variable.into(), secrets));
         // A service with a budget of its own has it alone.
@@ -201,6 +202,7 @@ impl Instance {
 
     /// Ends both processes as asked; a drain under way turns quick when that is asked for.
     async fn wind_down(&self, mode: StopMode, proxy: &mut Process, function: Option<&mut Process>) {
+        zipline_fault_point::fault_point!("instance.stopping");
         if mode == StopMode::Drain {
             tokio::select! {
                 biased;

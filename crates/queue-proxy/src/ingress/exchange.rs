@@ -204,6 +204,7 @@ impl<'a, C: AsyncRead + AsyncWrite + Unpin> Exchange<'a, C> {
     pub(super) async fn head(&mut self, to: &Method) -> Result<ResponseHead, Fault> {
         let mut scan = HeadScan::default();
         let head = std::future::poll_fn(|cx| self.poll_head(&mut scan, to, cx)).await?;
+        zipline_fault_point::fault_point!("answer.head");
         self.deadlines.started();
         Ok(head)
     }
@@ -299,7 +300,10 @@ impl<'a, C: AsyncRead + AsyncWrite + Unpin> Exchange<'a, C> {
             match self.upload {
                 Upload::Done | Upload::Stopped => return Poll::Ready(Ok(())),
                 Upload::Ending => match ready!(self.function.poll_flush(cx)) {
-                    Ok(()) => self.upload = Upload::Done,
+                    Ok(()) => {
+                        zipline_fault_point::fault_point!("deliver.done");
+                        self.upload = Upload::Done;
+                    }
                     Err(_) => self.upload = Upload::Stopped,
                 },
                 Upload::Held { until } => {

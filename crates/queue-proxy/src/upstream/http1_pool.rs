@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use zipline_fault_point::kept_for;
 
 use crate::http1::Conn;
 
@@ -86,7 +87,7 @@ impl Http1Pool {
         let now = Instant::now();
         let mut kept = self.kept();
         loop {
-            let due = kept.front()?.since + KEPT_FOR;
+            let due = kept.front()?.since + kept_for(KEPT_FOR);
             if due > now {
                 return Some(due);
             }

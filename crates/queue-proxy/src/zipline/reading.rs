@@ -45,6 +45,7 @@ impl Delivery {
         let incoming = self.incoming.as_mut()?;
         match incoming.next_block().await {
             Ok(Some(bytes)) => {
+                zipline_fault_point::fault_point!("deliver.body");
                 self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
                 Some(Ok(bytes))
             }

@@ -77,6 +77,7 @@ impl Resolver {
     fn ticket(&self, head: &mut Parts, incoming: Incoming) -> Result<Payload, Problem> {
         let settlement = Settlement::new(self.acknowledgements.clone());
         let issued = self.tickets.issue(Awaiting { incoming, settlement: settlement.clone() })?;
+        zipline_fault_point::fault_point!("ticket.issued");
         let text = HeaderValue::from_str(issued.text()).map_err(|error| Problem::invalid(error.to_string()))?;
         head.headers.insert(HeaderName::from_static(headers::TICKET), text);
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();

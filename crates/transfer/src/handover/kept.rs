@@ -43,7 +43,7 @@ impl Kept {
         if idle.len() >= HANDOVER_KEPT_MAX {
             idle.pop_front();
         }
-        idle.push_back(Idle { until: Instant::now() + POOLED_MAX, producer, channel });
+        idle.push_back(Idle { until: Instant::now() + zipline_fault_point::kept_for(POOLED_MAX), producer, channel });
         let first = idle.len() == 1;
         drop(idle);
         if first {

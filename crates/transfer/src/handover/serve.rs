@@ -134,7 +134,9 @@ async fn serve(inner: &Arc<Inner>, stream: UnixStream) -> io::Result<()> {
                 held = Some(Held { inner, object: asked.request.object, lease });
                 let mac = sign(&head);
                 inner.counters.handovers_made.fetch_add(1, Ordering::Relaxed);
+                zipline_fault_point::fault_point!("handover.granted");
                 send(&channel, &head, Some(mac), Some(&body)).await?;
+                zipline_fault_point::fault_point!("handover.sent");
                 span.passed(head.size.and_then(ObjectSize::known).unwrap_or_default());
                 span.settled();
             }

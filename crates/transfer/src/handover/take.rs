@@ -49,6 +49,7 @@ pub(crate) async fn take(
                 },
             };
             let lease = HandoverLease { channel, wanted: wanted.clone(), trace };
+            zipline_fault_point::fault_point!("handover.asking");
             match lease.ask(inner, PullMethod::Handover).await {
                 // Closed meanwhile. Asking twice is no second attempt: the lease is the same.
                 Err(Failed::Io(_)) if reused => {}
@@ -94,6 +95,7 @@ pub(crate) async fn take(
         return Err(contradicts("epoch"));
     }
     inner.counters.handovers_taken.fetch_add(1, Ordering::Relaxed);
+    zipline_fault_point::fault_point!("handover.taken");
     let stored = Arc::new(Stored::new(wanted.object, head.content_type.clone(), wanted.sum, body));
     stored.set_progress(Progress::Complete { size });
     Ok(Some((lease, head, stored)))

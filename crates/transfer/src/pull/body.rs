@@ -70,6 +70,7 @@ impl Sender<'_> {
                 return self.stream.try_write(&self.unsent).map_or(Ok(Sent::Stopped), |_| Ok(Sent::Stopped));
             };
             let length = bytes.end - bytes.start;
+            zipline_fault_point::fault_point!("serve.record");
             let whole = tokio::select! {
                 biased;
                 _ = watch.cut() => false,
@@ -80,6 +81,7 @@ impl Sender<'_> {
             }
             work.passed(length);
             if last {
+                zipline_fault_point::fault_point!("serve.whole");
                 return Ok(Sent::Whole);
             }
             tokio::task::yield_now().await; // A socket that is never full would keep the loop from everybody else.

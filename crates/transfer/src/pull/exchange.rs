@@ -110,7 +110,9 @@ impl RemoteLease {
 
     /// Counts the read as a retrieval.
     pub(crate) async fn acknowledge(mut self) -> Result<(), TransferError> {
+        zipline_fault_point::fault_point!("acknowledge.asking");
         let acknowledged = self.inner.ask(&self.wanted, PullMethod::Acknowledge, self.trace).await;
+        zipline_fault_point::fault_point!("acknowledge.answered");
         // Also where that failed: it may have arrived, and a release after it would say something else.
         self.asked = false;
         acknowledged.map(|_| ())
@@ -130,6 +132,7 @@ impl Drop for RemoteLease {
         let (inner, wanted, trace) = (Arc::clone(&self.inner), self.wanted.clone(), self.trace);
         self.inner.spawn(async move {
             let _permit = permit;
+            zipline_fault_point::fault_point!("release.asking");
             if let Err(error) = inner.ask(&wanted, PullMethod::Release, trace).await {
                 tracing::debug!(peer.addr = %wanted.producer, %error, "a lease could not be given back; it will lapse");
             }

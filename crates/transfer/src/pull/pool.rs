@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
+use zipline_fault_point::kept_for;
 
 use crate::config::{CONTROL_CONNECTIONS_MAX, POOLED_CONNECTIONS_MAX, POOLED_MAX};
 use crate::error::TransferError;
@@ -112,7 +113,7 @@ impl Pool {
         if !connection.inbox.is_empty() || self.idle() >= POOLED_CONNECTIONS_MAX {
             return;
         }
-        let idle = Idle { until: Instant::now() + POOLED_MAX, stream: connection.stream, open: connection.open };
+        let idle = Idle { until: Instant::now() + kept_for(POOLED_MAX), stream: connection.stream, open: connection.open };
         lock(&connection.peer.idle).push_back(idle);
         self.parked.notify_one();
     }

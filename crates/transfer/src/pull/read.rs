@@ -63,6 +63,7 @@ impl TcpRead {
         let mut read = Self { inner, wanted, trace, state: None, connection: None, began, whole: false, permit };
         lease.asked();
         let (state, head) = read.ask(reader).await.inspect_err(|error| read.inner.counters.pull_failed(error.code()))?;
+        zipline_fault_point::fault_point!("pull.head");
         read.state = Some(State::Awaiting(state));
         Ok((read, head))
     }
@@ -161,6 +162,7 @@ impl TcpRead {
             BytesStep::Again(reader) => return Ok(Err(reader)),
             BytesStep::Failed(error) => return Err(failed(error)),
         };
+        zipline_fault_point::fault_point!("pull.block");
         self.whole = verified.is_last();
         self.state = (!self.whole).then_some(State::Delivering(verified));
         Ok(Ok(block.freeze(length)))
@@ -201,6 +203,7 @@ impl TcpRead {
     /// Goes on over a new connection.
     async fn again(&mut self, reader: Result<PullReader, PullError>) -> Result<AwaitingRecord, TransferError> {
         let reader = reader.map_err(TransferError::pull(self.wanted.producer))?;
+        zipline_fault_point::fault_point!("pull.again");
         self.inner.counters.resumes.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(peer.addr = %self.wanted.producer, object = %self.wanted.object, at = reader.position(), "a read goes on");
         self.ask(reader).await.map(|(state, _)| state)
@@ -212,12 +215,14 @@ impl TcpRead {
         loop {
             self.connection = None; // Before waiting for another: its permit may be the one that is waited for.
             let key = self.inner.keys.signing(clock.wall())?;
+            zipline_fault_point::fault_point!("pull.connecting");
             let connecting = self.inner.pool.connect(&self.inner, peer, Use::Read);
             let connection = match timeout_at(clock.instant(reader.idle_at()), connecting).await {
                 Ok(connection) => self.connection.insert(connection?),
                 Err(_) => return Err(failed(reader.timed_out())),
             };
             let (request, mac, awaiting) = reader.ask(&key, clock.wall(), random::nonce()?);
+            zipline_fault_point::fault_point!("pull.asking");
             let answered = exchange(connection, &request, key.id(), &mac, self.trace);
             let (head, signed) = match timeout_at(clock.instant(awaiting.idle_at()), answered).await {
                 Err(_) => return Err(failed(awaiting.timed_out())),
@@ -242,6 +247,7 @@ impl TcpRead {
     }
 
     fn finish(&mut self) {
+        zipline_fault_point::fault_point!("pull.last");
         self.permit = None;
         if let Some(connection) = self.connection.take() {
             self.inner.pool.park(connection);

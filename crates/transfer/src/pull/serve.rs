@@ -133,6 +133,7 @@ async fn respond(stream: &TcpStream, text: &str) -> io::Result<()> {
 
 async fn answer(inner: &Arc<Inner>, stream: &TcpStream, asked: Authenticated, trace: Option<TraceContext>) -> io::Result<After> {
     let Authenticated { request, key, mac } = asked;
+    zipline_fault_point::fault_point!("serve.asked");
     let Ok(key) = inner.keys.accepting(key, inner.config.clock.wall()) else { return Ok(After::Close) };
     let said = match request.method {
         PullMethod::Get => {
@@ -226,6 +227,7 @@ async fn read(
 ) -> io::Result<After> {
     let Reading { stored, lease, span: bytes, head, mut watch } = reading;
     let mac = head.sign(key, asked, request.object);
+    zipline_fault_point::fault_point!("serve.granted");
     span.of(&stored);
     span.waited();
     let text = wire::answer_text(&head, Some(&mac), true);
@@ -259,16 +261,21 @@ impl Inner {
         match (request.method, request.lease) {
             (PullMethod::Head, lease) => self.state(object, lease),
             (PullMethod::Acknowledge, Some(lease)) => {
-                match self.ledger.command(|holdings, now| holdings.acknowledge(object, lease, now)) {
+                zipline_fault_point::fault_point!("acknowledge.came");
+                let acknowledged = self.ledger.command(|holdings, now| holdings.acknowledge(object, lease, now));
+                zipline_fault_point::fault_point!("acknowledge.counted");
+                match acknowledged {
                     Ok(_) => done,
                     Err(error) => AnswerHead::error(error.code(), &error.to_string(), self.epoch),
                 }
             }
             (PullMethod::Release, Some(lease)) => {
+                zipline_fault_point::fault_point!("release.came");
                 self.ledger.command(|holdings, _| holdings.release(object, lease));
                 done
             }
             (PullMethod::Free, _) => {
+                zipline_fault_point::fault_point!("release.came");
                 self.ledger.command(|holdings, now| holdings.free(object, now));
                 done
             }

@@ -350,6 +350,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         if let Some(observed) = &mut self.observed {
             observed.asked(&mut outgoing.headers);
         }
+        zipline_fault_point::fault_point!("deliver.connected");
         let asked = outgoing.upgrade.clone();
         let is_held = open.expects_continue && outgoing.payload.is_none();
         let (upload, answered) = outgoing.begin(open, self.peer.ip(), &mut function);
@@ -458,6 +459,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
 
     /// A connection to the function: a kept one, or a new one.
     async fn function(&mut self, deadlines: &Deadlines) -> Result<Result<FunctionConn, ConnectError>, Interrupt> {
+        zipline_fault_point::fault_point!("deliver.connecting");
         if let Some(kept) = self.instance.upstream.http1.take() {
             return Ok(Ok(kept));
         }

@@ -62,6 +62,7 @@ impl Api {
         }
         let writer = self.node.put(put).await?;
         let put = write_all(writer, request.into_body()).await?;
+        zipline_fault_point::fault_point!("put.answering");
         created(&ReceiptDocument::from(&put))
     }
 

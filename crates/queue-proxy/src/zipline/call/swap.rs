@@ -59,6 +59,7 @@ impl Calls {
         head.headers.insert(HeaderName::from_static(headers::REFERENCE), token_header(writer.reference()?.as_str())?);
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
         head.headers.remove(EXPECT); // The local proxy says `100 Continue` itself, when it begins to read.
+        zipline_fault_point::fault_point!("call.sent");
         let mut upload: BoxFuture<'static, Result<(), Problem>> = Box::pin(upload(body, writer, swap.length));
         let mut sent = Box::pin(timeout_at(deadline.at(), self.upstream.send(Request::from_parts(head, body::empty()))));
         let (answered, unfinished) = tokio::select! {
@@ -68,6 +69,7 @@ impl Calls {
             }
             answered = &mut sent => (answered, Some(upload)),
         };
+        zipline_fault_point::fault_point!("call.answered");
         let response = super::switch(answered.unwrap_or_else(|_| Err(timed_out(deadline)))?, None, &Default::default());
         let goes_on = response.status().is_success() && (unfinished.is_some() || object.is_being_read());
         let beside = goes_on.then(|| beside(unfinished, object));

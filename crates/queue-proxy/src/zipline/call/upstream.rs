@@ -8,6 +8,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use zipline_contract::ErrorCode;
+use zipline_fault_point::kept_for;
 
 use crate::zipline::body::Body;
 use crate::zipline::problem::Problem;
@@ -33,7 +34,7 @@ impl Upstream {
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_idle_timeout(kept_for(IDLE_TIMEOUT))
             .pool_max_idle_per_host(IDLE_MAX)
             .http1_preserve_header_case(true)
             .build(connector);

@@ -133,6 +133,7 @@ impl Shared {
             }
             Operation::Redeem { ticket } => {
                 let mut awaiting = self.channels.tickets.redeem(&ticket)?;
+                zipline_fault_point::fault_point!("ticket.redeemed");
                 let (payload, answer) = self.hand_over(&mut awaiting.incoming).await?;
                 awaiting.settlement.returned(awaiting.incoming, Some(payload));
                 Ok(answer)
