@@ -96,6 +96,7 @@ settings! {
     SPILL_DIR Text "" None, "Directory on a local disk to which objects go when the buffer is three quarters full, encrypted with a key that dies with the process; empty: off";
     SPILL_BYTES Bytes "4GiB" Some((1_048_576.0, 65536.0 * GIB)), "Bytes of objects in SPILL_DIR";
     WORKER_THREADS Count "1" Some((1.0, 256.0)), "Threads of the data plane's runtime";
+    CORE_DUMPS Text "off" None, "`off`: the process leaves no core dump, and no other process of its uid can trace it or read its memory, where keys and payloads are; `on`: debuggers can";
     LOG Text "info" None, "Log filter, as `tracing` directives";
     API Text "" None, "For functions: where their queue-proxy's local API is, `unix:/PATH`, `unix:@NAME` or `http://HOST:PORT`";
     S3_ENDPOINT Text "" None, "For functions under `s3`: `http://HOST:PORT` or `https://HOST` of the S3 service; empty: AWS' own in S3_REGION";

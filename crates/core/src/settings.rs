@@ -12,6 +12,8 @@ fn choices(setting: &Setting) -> Option<Vec<&'static str>> {
         Some(Transfer::ALL.map(Transfer::name).to_vec())
     } else if setting.variable == settings::DURABILITY.variable {
         Some(Durability::ALL.map(Durability::name).to_vec())
+    } else if setting.variable == settings::CORE_DUMPS.variable {
+        Some(vec!["off", "on"])
     } else {
         None
     }

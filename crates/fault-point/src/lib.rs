@@ -10,6 +10,7 @@
 //! ```text
 //! process ─► test     hello PID NAME          once, at the start
 //!                     reached POINT           and now it stands there
+//!                     clocked                 the wall clock is as wrong as it was told
 //! test ─► process     ready                   after the first arms: the process goes on with its start
 //!                     arm POINT NTH           stop when it is passed for the NTH time from now
 //!                     disarm                  forget every arm

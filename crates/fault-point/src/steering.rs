@@ -123,7 +123,13 @@ impl Steering {
             }
             (Some("disarm"), ..) => state.armed.clear(),
             (Some("go"), ..) => state.gone += 1,
-            (Some("clock"), Some(shift), _) => WALL_SHIFT_MS.store(shift.parse().unwrap_or(0), Ordering::Relaxed),
+            (Some("clock"), Some(shift), _) => {
+                WALL_SHIFT_MS.store(shift.parse().unwrap_or(0), Ordering::Relaxed);
+                if let Some(test) = &mut state.test {
+                    // A test that is gone needs no answer; the end of the connection is seen where it is read.
+                    test.write_all(b"clocked\n").ok();
+                }
+            }
             _ => eprintln!("fault points: {line:?} is not understood"),
         }
         drop(state);

@@ -11,6 +11,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use zipline_testkit::{Scratch, wait};
 
 /// Commands that wait to be written to one process.
@@ -31,6 +32,8 @@ pub(crate) struct Steered {
     commands: mpsc::Sender<String>,
     /// How often it has stopped at a point, and where it stands.
     reached: watch::Receiver<(u64, String)>,
+    /// How often its clock was set.
+    clocked: watch::Receiver<u64>,
 }
 
 impl Steering {
@@ -59,6 +62,14 @@ impl Steered {
     pub(crate) async fn say(&self, command: impl Into<String>) {
         // A process that is gone needs no command.
         let _gone = self.commands.send(command.into()).await;
+    }
+
+    /// Makes its wall clock wrong by that much, and returns when it is; a process that is gone has no clock.
+    pub(crate) async fn set_clock(&self, ms: i64) {
+        let mut clocked = self.clocked.clone();
+        clocked.mark_unchanged();
+        self.say(format!("clock {ms}")).await;
+        let _gone_or_frozen = timeout(HELLO_LIMIT, clocked.changed()).await;
     }
 
     /// Lets it stop when it passes `point` for the `nth` time, and returns what tells that it stands there.
@@ -90,14 +101,21 @@ async fn greet(stream: UnixStream, processes: Arc<Mutex<HashMap<u32, Steered>>>)
     let Some(pid) = hello.split_whitespace().nth(1).and_then(|pid| pid.parse().ok()) else { return };
     let (commands, waiting) = mpsc::channel(COMMANDS_MAX);
     let (told, reached) = watch::channel((0, String::new()));
-    lock(&processes).insert(pid, Steered { commands, reached });
-    tokio::join!(listen(lines, told), write_all(write, waiting));
+    let (set, clocked) = watch::channel(0);
+    lock(&processes).insert(pid, Steered { commands, reached, clocked });
+    tokio::join!(listen(lines, told, set), write_all(write, waiting));
 }
 
-async fn listen(mut lines: tokio::io::Lines<BufReader<OwnedReadHalf>>, told: watch::Sender<(u64, String)>) {
+async fn listen(
+    mut lines: tokio::io::Lines<BufReader<OwnedReadHalf>>,
+    told: watch::Sender<(u64, String)>,
+    set: watch::Sender<u64>,
+) {
     while let Ok(Some(line)) = lines.next_line().await {
         if let Some(point) = line.strip_prefix("reached ") {
             told.send_modify(|(times, at)| (*times, *at) = (*times + 1, point.to_owned()));
+        } else if line == "clocked" {
+            set.send_modify(|times| *times += 1);
         }
     }
 }

@@ -80,7 +80,7 @@ pub(crate) async fn run(world: &mut World, step: &Step, id: u64, tally: &mut Tal
     judge(world, step, &done, left || is_hung, tally);
     executed_once(world, begun, id, tally);
     rescue(world, step, &done, &payload, left || is_hung, tally).await;
-    aftermath(world, step, done.reference.as_deref(), tally).await;
+    aftermath(world, step, done.reference.as_ref().or(done.opened.as_ref()), tally).await;
     Ok(())
 }
 
@@ -156,7 +156,7 @@ impl Harm {
                 Self::Function
             }
             Fault::Clock { victim, ms } => {
-                world.member(victim).steered.say(format!("clock {ms}")).await;
+                world.member(victim).steered.set_clock(ms).await;
                 Self::Clock(victim)
             }
             Fault::Descriptors { victim, left } => {
@@ -197,7 +197,7 @@ impl Harm {
                 }
             }
             Self::Function => world.function.behave(Behaviour::Sha256),
-            Self::Clock(side) => world.member(side).steered.say("clock 0").await,
+            Self::Clock(side) => world.member(side).steered.set_clock(0).await,
             Self::Descriptors(side, before) => {
                 limits(world.member(side).proxy.process.pid(), before)?;
             }
@@ -258,13 +258,14 @@ async fn rescue(world: &World, step: &Step, done: &Done, payload: &Payload, is_g
         Ok(End::Named(name)) if name == "reference-exhausted" && (was_taken || is_given_up) => {}
         // Its writer broke off, or left before it was whole: nobody was promised these bytes.
         Ok(End::Named(name)) if name == "payload-aborted" && step.work == Work::CutThrough => {}
+        Ok(End::CutShort(_)) if is_given_up && step.work == Work::CutThrough => {}
         Ok(end) => tally.lost(format!("{step:?}: ended {:?}, and then it was not there: {end:?}", done.ends)),
         Err(_) => tally.hung(format!("{step:?}: asking again was not answered within {DEADLINE:?}")),
     }
 }
 
 /// Everything that lives is back where it began.
-async fn aftermath(world: &mut World, step: &Step, reference: Option<&str>, tally: &mut Tally) {
+async fn aftermath(world: &mut World, step: &Step, reference: Option<&String>, tally: &mut Tally) {
     if let (Some(reference), false) = (reference, world.producer.is_gone)
         && let Ok(request) = Request::delete("/v1/objects").header(headers::REFERENCE, reference).body(client::empty())
     {

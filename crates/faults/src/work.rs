@@ -49,6 +49,8 @@ pub(crate) struct Done {
     pub(crate) ends: Vec<End>,
     /// What was put, once that was answered.
     pub(crate) reference: Option<String>,
+    /// What was opened and is not known to be whole: promised to nobody, and to be released.
+    pub(crate) opened: Option<String>,
 }
 
 /// Does it. `put` is told the reference as soon as there is one, for whoever leaves before the end.
@@ -60,20 +62,20 @@ pub(crate) async fn carry_out(doors: Doors, work: Work, payload: Payload, id: u6
             Ok(request) => judge(client::send(&doors.producer, request).await, |answer| answer.text() == payload.sha256()),
             Err(error) => End::Wrong(error.to_string()),
         };
-        return Done { ends: vec![end], reference: None };
+        return Done { ends: vec![end], ..Done::default() };
     }
     if work == Work::CutThrough {
         return cut_through(doors, payload, put).await;
     }
     let retrievals = if work == Work::Broadcast { 3 } else { 1 };
-    let body = Request::post(format!("/v1/objects?retrievals={retrievals}&ttl=60s")).body(payload.body());
+    let body = Request::post(format!("/v1/objects?retrievals={retrievals}&ttl=600s")).body(payload.body());
     let answer = match body {
         Ok(request) => client::send(&doors.producer, request).await,
         Err(error) => Err(error.into()),
     };
     let reference = match answer {
         Ok(answer) if answer.status == StatusCode::CREATED => answer.header(headers::REFERENCE).to_owned(),
-        other => return Done { ends: vec![judge(other, |_| false)], reference: None },
+        other => return Done { ends: vec![judge(other, |_| false)], ..Done::default() },
     };
     // Whoever waits for it may have left.
     let _left = put.send(reference.clone());
@@ -87,11 +89,11 @@ pub(crate) async fn carry_out(doors: Doors, work: Work, payload: Payload, id: u6
         }
         _ => vec![get(&doors.consumer, &reference, &payload).await],
     };
-    Done { ends, reference: Some(reference) }
+    Done { ends, reference: Some(reference), opened: None }
 }
 
 async fn cut_through(doors: Doors, payload: Payload, put: oneshot::Sender<String>) -> Done {
-    let opened = match Request::post("/v1/objects?open&ttl=60s").body(client::empty()) {
+    let opened = match Request::post("/v1/objects?open&ttl=600s").body(client::empty()) {
         Ok(request) => client::send(&doors.producer, request).await,
         Err(error) => Err(error.into()),
     };
@@ -100,7 +102,7 @@ async fn cut_through(doors: Doors, payload: Payload, put: oneshot::Sender<String
             let token = answer.json().map(|document| document["write_token"].as_str().unwrap_or_default().to_owned());
             (answer.header(headers::REFERENCE).to_owned(), token.unwrap_or_default())
         }
-        other => return Done { ends: vec![judge(other, |_| false)], reference: None },
+        other => return Done { ends: vec![judge(other, |_| false)], ..Done::default() },
     };
     let _left = put.send(reference.clone());
     let writing = async {
@@ -109,7 +111,8 @@ async fn cut_through(doors: Doors, payload: Payload, put: oneshot::Sender<String
     };
     let (written, end) = tokio::join!(writing, get(&doors.consumer, &reference, &payload));
     // What its writer was not told is whole may be asked for, and is promised to nobody.
-    Done { ends: vec![end], reference: written.map(|_| reference) }
+    let (whole, opened) = if written.is_some() { (Some(reference), None) } else { (None, Some(reference)) };
+    Done { ends: vec![end], reference: whole, opened }
 }
 
 /// Gets a reference and compares what came.

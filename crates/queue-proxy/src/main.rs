@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::{Builder, Runtime};
 use zipline_queue_proxy::config::{Config, Variables};
 use zipline_queue_proxy::logging;
@@ -31,6 +32,11 @@ fn main() -> ExitCode {
     zipline_fault_point::enlist(&config.identity.pod);
     logging::init(&config, &telemetry);
     telemetry.complain();
+    if !config.zipline.core_dumps
+        && let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable)
+    {
+        tracing::warn!(%error, "core dumps of this process can't be switched off");
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

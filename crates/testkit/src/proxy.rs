@@ -54,6 +54,8 @@ impl ProxyOptions {
             ("ZIPLINE_API_PORT", "0"),
             ("ZIPLINE_EGRESS_PORT", "0"),
             ("ZIPLINE_DRAIN_QUIET_SECONDS", "0"),
+            // Without root a test could not look into what it started.
+            ("ZIPLINE_CORE_DUMPS", if rustix::process::getuid().is_root() { "off" } else { "on" }),
         ];
         let environment = defaults.map(|(variable, value)| (variable.to_owned(), value.to_owned())).into();
         Self { service: service.into(), namespace: "default".into(), function_port: None, keys, advertised: None, environment }

@@ -39,6 +39,6 @@ pub use fetch::{FetchOptions, Incoming, Taking};
 pub use keys::Keys;
 pub use node::{Node, ObjectState, StartError};
 pub use payload::{Payload, PayloadBytes};
-pub use put::{CallObject, Put, PutOptions, Writer};
+pub use put::{CallObject, Put, PutOptions, Unanswered, Writer};
 pub use span::{TIER_MEMORY, Work, WorkSpan};
 pub use tier::{TierConfig, TierError};

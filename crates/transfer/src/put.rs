@@ -69,6 +69,7 @@ impl Default for PutOptions {
 /// An object that is complete and held.
 #[derive(Clone, Debug)]
 pub struct Put {
+    id: ObjectId,
     /// Its reference.
     pub token: Token,
     /// Its size in bytes.
@@ -185,10 +186,10 @@ impl Node {
     async fn keep(&self, terms: &Terms, size: u64) -> Result<Put, TransferError> {
         let inner = self.inner();
         if let (Durability::Always, Some(tier)) = (terms.durability, &inner.tier) {
-            let mut unanswered = Unanswered { node: self, object: Some(terms.id) };
+            let unanswered = Unanswered { node: self.clone(), object: Some(terms.id) };
             self.ledger().command(|holdings, _| holdings.begin_store(terms.id));
             inner.store(tier, terms.id).await.map_err(|_| TransferError::Room(Refusal::Draining))??;
-            unanswered.object = None;
+            unanswered.answered();
         }
         self.put_of(terms, size)
     }
@@ -259,21 +260,34 @@ impl Node {
         self.keys().seal(&reference, self.config().clock.wall())
     }
 
+    /// A put whose answer is still under way.
+    pub fn unanswered(&self, put: &Put) -> Unanswered {
+        Unanswered { node: self.clone(), object: Some(put.id) }
+    }
+
     fn put_of(&self, terms: &Terms, size: u64) -> Result<Put, TransferError> {
         let token = self.seal(terms, Some(size))?;
         let is_stored = terms.durability == Durability::Always;
         let guaranteed_until = if is_stored { terms.expires } else { terms.guaranteed_until };
-        Ok(Put { token, size, expires: terms.expires, guaranteed_until })
+        Ok(Put { id: terms.id, token, size, expires: terms.expires, guaranteed_until })
     }
 }
 
-/// A complete object whose put is not answered yet; dropped with its put, it is freed.
-struct Unanswered<'a> {
-    node: &'a Node,
+/// A complete object whose put is not answered yet: nobody has its reference. Dropped before [`Unanswered::answered`], it is freed.
+#[derive(Debug)]
+pub struct Unanswered {
+    node: Node,
     object: Option<ObjectId>,
 }
 
-impl Drop for Unanswered<'_> {
+impl Unanswered {
+    /// The answer has left: whoever asked may have the reference, and the object stays until it is read, released or expires.
+    pub fn answered(mut self) {
+        self.object = None;
+    }
+}
+
+impl Drop for Unanswered {
     fn drop(&mut self) {
         if let Some(object) = self.object {
             self.node.ledger().command(|holdings, now| holdings.free(object, now));

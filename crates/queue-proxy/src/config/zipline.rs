@@ -124,6 +124,8 @@ pub struct Zipline {
     /// `None`: memory only.
     pub spill: Option<Spill>,
     pub worker_threads: usize,
+    /// Whether core dumps and debuggers may see what is in memory.
+    pub core_dumps: bool,
     /// `None`: not set; see [`Config::log_filter`](super::Config::log_filter).
     pub log: Option<String>,
 }
@@ -177,6 +179,7 @@ impl Zipline {
             drain_quiet: r.seconds(&settings::DRAIN_QUIET_SECONDS),
             grace: r.optional_seconds(&settings::GRACE_SECONDS),
             worker_threads: r.count(&settings::WORKER_THREADS),
+            core_dumps: one_of(r, &settings::CORE_DUMPS, &[("off", false), ("on", true)]),
             log: log(r),
         }
     }

@@ -30,6 +30,16 @@ pub enum Framing {
     UntilClose,
 }
 
+impl Framing {
+    /// Bytes, where the head says how many.
+    pub(crate) const fn length(self) -> Option<u64> {
+        match self {
+            Self::Length(length) => Some(length),
+            Self::None | Self::Chunked | Self::UntilClose => None,
+        }
+    }
+}
+
 /// A request's head.
 #[derive(Debug)]
 pub struct RequestHead {

@@ -164,28 +164,39 @@ async fn pass(
         Ok((response, in_use)) => {
             guards._in_use = Some(in_use);
             guards.observed = observed.take();
-            if let Some(observed) = &mut guards.observed {
-                observed.answered(response.status());
-            }
-            limits.deadlines.started();
-            let (mut head, incoming) = response.into_parts();
-            head.version = Version::HTTP_2;
-            let answered = referred::Answered { method: &method, status, length: incoming.size_hint().exact() };
-            if let Some(taken) = referred::take(&instance, is_asked, &answered, &mut head.headers, limits.deadlines.whole()) {
-                rewrite::toward_client(&mut head.headers, is_asked);
-                taken.mark(&mut head.headers);
-                head.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-                instance.zipline.write_response(async move {
-                    referred::move_http2(incoming, taken.writer, &limits.deadlines).await;
-                    drop(guards);
-                });
-                return Response::from_parts(head, ResponseBody::Own(Full::new(Bytes::new())));
-            }
-            rewrite::toward_client(&mut head.headers, is_asked);
-            Response::from_parts(head, ResponseBody::Function(FunctionBody { incoming, limits, guards }))
+            returned(&instance, response, (&method, is_asked), limits, guards)
         }
         Err(answer) => own(answer, is_asked),
     }
+}
+
+/// The function's answer on its way back: as it comes, or as a reference while it comes.
+fn returned(
+    instance: &Arc<Instance>,
+    response: Response<Incoming>,
+    (method, is_asked): (&http::Method, bool),
+    mut limits: Limits,
+    mut guards: Guards,
+) -> Response<ResponseBody> {
+    if let Some(observed) = &mut guards.observed {
+        observed.answered(response.status());
+    }
+    limits.deadlines.started();
+    let (mut head, incoming) = response.into_parts();
+    head.version = Version::HTTP_2;
+    let answered = referred::Answered { method, status: head.status, length: incoming.size_hint().exact() };
+    if let Some(taken) = referred::take(instance, is_asked, &answered, &mut head.headers, limits.deadlines.whole()) {
+        rewrite::toward_client(&mut head.headers, is_asked);
+        taken.mark(&mut head.headers);
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+        instance.zipline.write_response(async move {
+            referred::move_http2(incoming, taken.writer, &limits.deadlines).await;
+            drop(guards);
+        });
+        return Response::from_parts(head, ResponseBody::Own(Full::new(Bytes::new())));
+    }
+    rewrite::toward_client(&mut head.headers, is_asked);
+    Response::from_parts(head, ResponseBody::Function(FunctionBody { incoming, limits, guards }))
 }
 
 /// Waits for a slot of the breaker. `None`: the time was up.

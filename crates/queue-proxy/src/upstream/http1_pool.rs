@@ -59,8 +59,11 @@ impl Http1Pool {
         }
     }
 
-    /// Keeps a connection on which nothing is outstanding.
+    /// Keeps a connection on which no answer is outstanding; one that is closed, or on which more came than was asked for, is not.
     pub fn keep(&self, mut conn: FunctionConn) {
+        if !conn.inbound.is_empty() || conn.is_closed() {
+            return;
+        }
         conn.shrink();
         let mut kept = self.kept();
         if kept.len() < self.kept_max {

@@ -1,6 +1,8 @@
 //! Serving one HTTP/1 connection: request after request, in one task.
 
 mod heads;
+mod reach;
+mod refer;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -32,8 +34,7 @@ use crate::http1::head::{self, Framing, HeadError, HeadScan, REQUEST_HEAD_BYTES_
 use crate::http1::{Conn, write};
 use crate::instance::{Counted, Instance, Invocation};
 use crate::telemetry::{Arrival, Observed};
-use crate::upstream::{ConnectError, FunctionConn, connect};
-use crate::zipline::Taken;
+use crate::upstream::FunctionConn;
 
 /// How long the head of a request may take from its first byte on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -335,17 +336,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         running: &mut Running,
     ) -> Next {
         let status = &mut running.status;
-        let mut function = match self.function(deadlines).await {
-            Ok(Ok(function)) => function,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the function can't be reached");
-                *status = Some(StatusCode::BAD_GATEWAY);
-                return self.reply(open, answers::bad_gateway(error)).await;
-            }
-            Err(interrupt) => {
-                *status = matches!(interrupt, Interrupt::TimedOut).then_some(StatusCode::GATEWAY_TIMEOUT);
-                return self.interrupted(open, interrupt).await;
-            }
+        let mut function = match self.connected(open, deadlines, status).await {
+            Ok(function) => function,
+            Err(next) => return next,
         };
         if let Some(observed) = &mut self.observed {
             observed.asked(&mut outgoing.headers);
@@ -371,19 +364,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         if let Some(observed) = &mut self.observed {
             observed.answered(head.status);
         }
-        if let Some(answered) = answered {
-            answered(head.status);
-        }
+        answered.into_iter().for_each(|tell| tell(head.status));
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return match running.visit.take() {
                 Some(visit) => self.upgrade(open, &head, asked.as_ref(), (function, visit), deadlines, status).await,
                 None => Next::Cut, // A request is a visit.
             };
         }
-        let length = match head.framing {
-            Framing::Length(length) if exchange.is_uploaded() => Some(length),
-            _ => None,
-        };
+        let length = head.framing.length().filter(|_| exchange.is_uploaded());
         let answered = referred::Answered { method: &open.method, status: head.status, length };
         let taken = referred::take(&self.instance, open.is_asked_for_capability, &answered, &mut head.headers, whole);
         if let Some(taken) = taken {
@@ -392,8 +380,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         }
         // A body that is still coming ends the connection, unless little of it is left, or the revision asked for full duplex.
         let owes_little = matches!(exchange.client_owes(), Some(..=DISCARDED_BYTES_MAX)) || self.instance.sidecar.full_duplex;
-        let is_closing = *self.stage.borrow() >= Stage::Closing;
-        let keep_alive = open.keep_alive && owes_little && !exchange.is_held() && !is_closing;
+        let keep_alive = open.keep_alive && owes_little && !exchange.is_held() && *self.stage.borrow() < Stage::Closing;
         let function_keeps_alive = head.keep_alive;
         let (body, encoder, keep_alive) = Response { head, open, keep_alive }.begin(exchange.client());
         let relayed = exchange.relay(body, encoder).await;
@@ -406,65 +393,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         }
         let is_uploaded = exchange.is_uploaded();
         open.body = exchange.into_client_body();
-        if is_uploaded && function_keeps_alive && function.inbound.is_empty() && !function.is_closed() {
+        if is_uploaded && function_keeps_alive {
             self.instance.upstream.http1.keep(function);
         }
         if keep_alive { self.discard(&mut open.body).await } else { Next::Close }
-    }
-
-    /// Answers with a reference, and goes on taking the function's bytes in a task of their own: the request holds its slot
-    /// until they are all there.
-    async fn refer(
-        &mut self,
-        open: &mut Open,
-        mut head: ResponseHead,
-        taken: Taken,
-        function: FunctionConn,
-        (deadlines, running): (Deadlines, &mut Running),
-    ) -> Next {
-        let (body, function_keeps_alive) = (Decoder::new(head.framing), head.keep_alive);
-        let is_closing = *self.stage.borrow() >= Stage::Closing;
-        head.framing = Framing::Length(0);
-        taken.mark(&mut head.headers);
-        let keep_alive = open.keep_alive && !is_closing;
-        let (_, _, keep_alive) = Response { head, open, keep_alive }.begin(&mut self.client);
-        let (client, timer) = (&mut self.client, &mut self.timer);
-        let flushed = std::future::poll_fn(|cx| {
-            if let Poll::Ready(sent) = client.poll_flush(cx) {
-                return Poll::Ready(sent.is_ok());
-            }
-            timer.poll(deadlines.next(), cx).map(|()| false)
-        });
-        if !flushed.await {
-            return Next::Cut; // Nobody has the reference: the object ends with its writer.
-        }
-        let (status, held, visit) = (running.status, running.held.take(), running.visit.take());
-        let instance = Arc::clone(&self.instance);
-        self.instance.zipline.write_response(async move {
-            let function = referred::move_http1(function, body, taken.writer, &deadlines).await;
-            if let Some(function) = function
-                && function_keeps_alive
-                && function.inbound.is_empty()
-                && !function.is_closed()
-            {
-                instance.upstream.http1.keep(function);
-            }
-            if let Some(held) = held {
-                held.answered(status);
-            }
-            drop(visit);
-        });
-        if keep_alive { self.discard(&mut open.body).await } else { Next::Close }
-    }
-
-    /// A connection to the function: a kept one, or a new one.
-    async fn function(&mut self, deadlines: &Deadlines) -> Result<Result<FunctionConn, ConnectError>, Interrupt> {
-        zipline_fault_point::fault_point!("deliver.connecting");
-        if let Some(kept) = self.instance.upstream.http1.take() {
-            return Ok(Ok(kept));
-        }
-        let address = self.instance.upstream.address;
-        Ok(self.stay(Some(deadlines), connect(address)).await?.map(Conn::new))
     }
 
     /// Tells the client that the function gave no answer.

@@ -122,7 +122,7 @@ impl Api {
         }
         match (path, request.method()) {
             ("/v1", &Method::GET) => self.describe(&request),
-            ("/v1/objects", &Method::POST) => self.put(request).await,
+            ("/v1/objects", &Method::POST) => self.put(request, &connection.after).await,
             ("/v1/objects", &Method::PUT) => self.write(request).await,
             ("/v1/objects", &Method::GET) => self.get(&request, &connection.after).await,
             ("/v1/objects", &Method::HEAD) => self.head(&request).await,

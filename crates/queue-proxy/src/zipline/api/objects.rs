@@ -44,7 +44,7 @@ impl From<&Put> for ReceiptDocument {
 }
 
 impl Api {
-    pub(super) async fn put(&self, request: Request<Upload>) -> Answer {
+    pub(super) async fn put(&self, request: Request<Upload>, after: &AfterFlush) -> Answer {
         let query = options::PutQuery::parse(request.uri().query(), self.info.ttl_max())?;
         let size = if query.open { None } else { request.body().size_hint().exact() };
         let put = PutOptions {
@@ -62,8 +62,11 @@ impl Api {
         }
         let writer = self.node.put(put).await?;
         let put = write_all(writer, request.into_body()).await?;
+        let unanswered = self.node.unanswered(&put);
         zipline_fault_point::fault_point!("put.answering");
-        created(&ReceiptDocument::from(&put))
+        let answer = created(&ReceiptDocument::from(&put))?;
+        after.run(Box::new(move || unanswered.answered()));
+        Ok(answer)
     }
 
     async fn open(&self, request: Request<Upload>, put: PutOptions) -> Answer {
