@@ -48,7 +48,7 @@ pub(crate) struct Api {
     pub(super) channels: Channels,
     pub(super) acknowledgements: Arc<Tasks>,
     pub(super) info: Info,
-    pub(super) opened: Opened,
+    pub(super) opened: Arc<Opened>,
     /// Rests of bodies that nobody wants.
     discards: Arc<Tasks>,
 }
@@ -66,7 +66,7 @@ type Answer = Result<Response<Body>, Problem>;
 impl Api {
     /// The API over these parts.
     pub(crate) fn new(node: Node, calls: Arc<Calls>, channels: Channels, acknowledgements: Arc<Tasks>, info: Info) -> Self {
-        Self { node, calls, channels, acknowledgements, info, opened: Opened::default(), discards: Arc::default() }
+        Self { node, calls, channels, acknowledgements, info, opened: Arc::default(), discards: Arc::default() }
     }
 
     /// Serves a connection of the Unix socket, and the descriptor channel it may become.

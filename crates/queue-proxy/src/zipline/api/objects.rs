@@ -14,6 +14,7 @@ use zipline_core::time::WallTime;
 use zipline_transfer::{FetchOptions, Put, PutOptions, Taking, Writer};
 
 use super::flushed::AfterFlush;
+use super::opened::Untold;
 use super::{Answer, Api, json, no_content, options};
 use crate::zipline::body::{self, BodyError};
 use crate::zipline::problem::Problem;
@@ -58,7 +59,7 @@ impl Api {
             ..PutOptions::default()
         };
         if query.open {
-            return self.open(request, put).await;
+            return self.open(request, put, after).await;
         }
         let writer = self.node.put(put).await?;
         let put = write_all(writer, request.into_body()).await?;
@@ -69,7 +70,7 @@ impl Api {
         Ok(answer)
     }
 
-    async fn open(&self, request: Request<Upload>, put: PutOptions) -> Answer {
+    async fn open(&self, request: Request<Upload>, put: PutOptions, after: &AfterFlush) -> Answer {
         let mut body = request.into_body();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Problem::invalid(format!("the request broke off: {error}")))?;
@@ -85,8 +86,11 @@ impl Api {
             guaranteed_until: rfc3339::format(writer.guaranteed_until()),
             write_token: None,
         };
-        document.write_token = Some(self.opened.keep(writer, now())?);
-        created(&document)
+        let untold = Untold::keep(&self.opened, writer)?;
+        document.write_token = Some(untold.token.clone());
+        let answer = created(&document)?;
+        after.run(Box::new(move || untold.told()));
+        Ok(answer)
     }
 
     pub(super) async fn write(&self, request: Request<Upload>) -> Answer {

@@ -1,7 +1,7 @@
 //! Objects whose reference was given out before their bytes came: they wait here for their `PUT`.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zipline_contract::ErrorCode;
 use zipline_contract::limits::OPEN_WRITES_MAX;
@@ -52,5 +52,37 @@ impl Opened {
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<String, Writer>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An opened object of which nobody was told yet: dropped before [`Untold::told`], its writer goes, and the object with it.
+pub(crate) struct Untold {
+    opened: Arc<Opened>,
+    pub(crate) token: String,
+    is_told: bool,
+}
+
+impl Untold {
+    /// Keeps a writer, as [`Opened::keep`].
+    ///
+    /// # Errors
+    /// As [`Opened::keep`].
+    pub(crate) fn keep(opened: &Arc<Opened>, writer: Writer) -> Result<Self, Problem> {
+        let token = opened.keep(writer, super::objects::now())?;
+        Ok(Self { opened: Arc::clone(opened), token, is_told: false })
+    }
+
+    /// The answer with reference and token has left.
+    pub(crate) fn told(mut self) {
+        self.is_told = true;
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        if !self.is_told {
+            // Fails when it expired and made room for another, which is as good.
+            self.opened.take(&self.token).ok();
+        }
     }
 }
