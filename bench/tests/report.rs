@@ -175,3 +175,46 @@ fn files_that_do_not_go_together_are_refused_and_nothing_is_written() {
     let output = report(folder.path(), &[]);
     assert!(stderr(&output).contains("zipline bench apps --quick"), "{}", stderr(&output));
 }
+
+/// The browser, where one is installed.
+fn chromium() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).flat_map(|folder| ["chromium", "chromium-browser"].map(|name| folder.join(name)));
+    places.into_iter().find(|place| place.is_file())
+}
+
+#[test]
+fn a_browser_shows_the_page_whole_and_complains_of_nothing() {
+    let Some(browser) = chromium() else {
+        zipline_testkit::skip("a_browser_shows_the_page_whole_and_complains_of_nothing", "no chromium is installed");
+        return;
+    };
+    let folder = TempDir::new().expect("a folder");
+    let apps = apps_file(folder.path(), "apps.json", "CPU");
+    let micro = micro_file(folder.path(), "micro.json", "CPU");
+    let page = folder.path().join("page.html");
+    let output = report(
+        folder.path(),
+        &["--from", &apps.display().to_string(), &micro.display().to_string(), "--out", &page.display().to_string()],
+    );
+    assert!(output.status.success(), "{output:?}");
+    let written = std::fs::read_to_string(&page).expect("the page");
+    let profile = folder.path().join("profile");
+    let shown = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"])
+        .args(["--window-size=400,4000", "--virtual-time-budget=2000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .expect("the browser starts");
+    let (dom, log) = (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
+    assert!(shown.status.success(), "{log}");
+    assert!(!log.contains("CONSOLE"), "{log}");
+    for text in [&*dom, &*written] {
+        assert!(!text.contains("src=") && !text.contains("href=\"http"), "something leaves the page");
+    }
+    let figures = |text: &str| text.matches("<svg").count();
+    assert!(figures(&written) >= 3, "{} figures", figures(&written));
+    assert_eq!(figures(&dom), figures(&written), "every figure is shown");
+}

@@ -269,6 +269,22 @@ fn a_nonce_is_remembered_as_long_as_its_request_would_be_accepted() {
     assert_eq!(window.len(), 1);
 }
 
+/// A clock that is set back makes a recorded request young again; its nonce may be forgotten, its time is not.
+#[test]
+fn a_replay_is_refused_also_when_the_producers_clock_was_set_back() {
+    let wall = |ms: u64| WallTime::from_unix_millis(1_800_000_000_000 + ms);
+    let nonce = |n: u8| Nonce::from_bytes([n; 16]);
+    let mut window = NonceWindow::default();
+    assert_eq!(window.admit(nonce(1), wall(0), wall(0), Monotonic::from_secs(500)), Ok(()));
+    // A minute later it is forgotten, and the clock is set back to where it was.
+    assert!(window.admit(nonce(2), wall(60_000), wall(60_000), Monotonic::from_secs(560)).is_ok());
+    assert_eq!(window.len(), 1);
+    let replayed = window.admit(nonce(1), wall(0), wall(1000), Monotonic::from_secs(561));
+    assert_eq!(replayed, Err(NonceRefusal::Replayed));
+    // What was sent since is taken.
+    assert_eq!(window.admit(nonce(3), wall(1001), wall(1001), Monotonic::from_secs(561)), Ok(()));
+}
+
 fn full_answer() -> AnswerHead {
     AnswerHead {
         status: 206,

@@ -36,7 +36,7 @@ pub(crate) async fn run(world: &mut World, step: &Step, id: u64, tally: &mut Tal
     let doors = Doors::of(world);
     let start = |put| {
         let mut work = JoinSet::new();
-        work.spawn(work::carry_out(doors, step.work, payload.clone(), id, put));
+        work.spawn(work::carry_out(doors, step.work, payload.clone(), id, ttl_seconds(&step.fault), put));
         work
     };
     let mut left = false;
@@ -82,6 +82,12 @@ pub(crate) async fn run(world: &mut World, step: &Step, id: u64, tally: &mut Tal
     rescue(world, step, &done, &payload, left || is_hung, tally).await;
     aftermath(world, step, done.reference.as_ref().or(done.opened.as_ref()), tally).await;
     Ok(())
+}
+
+/// Longer than every clock is wrong; but who leaves may leave with a reference that nobody else knows, and then only expiry
+/// frees the object, before [`REST`] is over.
+const fn ttl_seconds(fault: &Fault) -> u64 {
+    if matches!(fault, Fault::Leave { .. }) { 20 } else { 600 }
 }
 
 impl Running {

@@ -54,7 +54,14 @@ pub(crate) struct Done {
 }
 
 /// Does it. `put` is told the reference as soon as there is one, for whoever leaves before the end.
-pub(crate) async fn carry_out(doors: Doors, work: Work, payload: Payload, id: u64, put: oneshot::Sender<String>) -> Done {
+pub(crate) async fn carry_out(
+    doors: Doors,
+    work: Work,
+    payload: Payload,
+    id: u64,
+    ttl_seconds: u64,
+    put: oneshot::Sender<String>,
+) -> Done {
     let path = format!("/work/{id}");
     if work == Work::Call {
         let request = Request::post(format!("/v1/invoke/consumer{path}")).body(payload.body());
@@ -65,10 +72,10 @@ pub(crate) async fn carry_out(doors: Doors, work: Work, payload: Payload, id: u6
         return Done { ends: vec![end], ..Done::default() };
     }
     if work == Work::CutThrough {
-        return cut_through(doors, payload, put).await;
+        return cut_through(doors, payload, ttl_seconds, put).await;
     }
     let retrievals = if work == Work::Broadcast { 3 } else { 1 };
-    let body = Request::post(format!("/v1/objects?retrievals={retrievals}&ttl=600s")).body(payload.body());
+    let body = Request::post(format!("/v1/objects?retrievals={retrievals}&ttl={ttl_seconds}s")).body(payload.body());
     let answer = match body {
         Ok(request) => client::send(&doors.producer, request).await,
         Err(error) => Err(error.into()),
@@ -92,8 +99,8 @@ pub(crate) async fn carry_out(doors: Doors, work: Work, payload: Payload, id: u6
     Done { ends, reference: Some(reference), opened: None }
 }
 
-async fn cut_through(doors: Doors, payload: Payload, put: oneshot::Sender<String>) -> Done {
-    let opened = match Request::post("/v1/objects?open&ttl=600s").body(client::empty()) {
+async fn cut_through(doors: Doors, payload: Payload, ttl_seconds: u64, put: oneshot::Sender<String>) -> Done {
+    let opened = match Request::post(format!("/v1/objects?open&ttl={ttl_seconds}s")).body(client::empty()) {
         Ok(request) => client::send(&doors.producer, request).await,
         Err(error) => Err(error.into()),
     };

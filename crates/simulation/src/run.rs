@@ -29,6 +29,8 @@ use crate::world::{FREEZE_MS_MAX, World};
 const STEPS_MAX: u64 = 4_000_000;
 /// After the last work everything must have come to rest within this.
 const REST_MAX: Duration = Duration::from_secs(240);
+/// Looks, a second apart, that must all find everything at rest: what whoever asked has given up may still be on the wire.
+const REST_LOOKS: u32 = 5;
 /// Whatever is kept open for nothing must be closed within this.
 const CONNECTIONS_MAX: Duration = Duration::from_secs(100);
 /// An idle revision must be where its lower bound is within this.
@@ -267,9 +269,14 @@ async fn conclude(world: &Rc<World>, platform: &Rc<Platform>) {
     world.note(NATURE, || "all work is done; nothing goes wrong from here on".into());
     world.faults.end();
     let until = world.now() + REST_MAX;
-    while let Some(restless) = restless(world, platform) {
-        if world.now() > until {
-            return world.check.fails(Invariant::Freed, format!("long after the last work: {restless}"));
+    let mut looks = 0;
+    while looks < REST_LOOKS {
+        match restless(world, platform) {
+            Some(restless) if world.now() > until => {
+                return world.check.fails(Invariant::Freed, format!("long after the last work: {restless}"));
+            }
+            Some(_) => looks = 0,
+            None => looks += 1,
         }
         world.sleep(Duration::from_secs(1)).await;
     }

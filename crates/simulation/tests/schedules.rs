@@ -45,3 +45,14 @@ fn what_does_not_fail_is_not_shrunk() {
     let small = shrink(&schedule, &schedule.run());
     assert_eq!(small.subset, schedule.subset);
 }
+
+/// Each of these broke a promise once: a replay after a clock was set back, work on the wire when all seemed to rest.
+#[test]
+fn seeds_that_failed_once_hold() {
+    let seeds =
+        [20_946_296, 22_014_162, 22_459_902, 22_661_808, 22_688_520, 22_792_742, 23_262_585, 22_424_992, 22_622_937, 23_786_322];
+    for seed in seeds {
+        let violation = Schedule::of(seed).run().violation.map(|violation| violation.to_string());
+        assert_eq!(violation, None, "seed {seed}");
+    }
+}

@@ -37,6 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     build(&root, wanted(Part::Rust))?;
     let mut stages = Vec::new();
     if wanted(Part::Rust) {
+        prepare(&root)?;
         stages.push(rust(&root, options.filter.as_deref())?);
     }
     if wanted(Part::Python) || wanted(Part::Knative) {
@@ -58,6 +59,30 @@ fn build(root: &Path, with_tests: bool) -> Result<()> {
     let status = command.status();
     if !status.context("starting cargo")?.success() {
         bail!("the programs under test do not build");
+    }
+    Ok(())
+}
+
+/// Programs that tests run beside ours, and the Debian packages they come from.
+const PROGRAMS: [(&str, &str); 4] = [("nft", "nftables"), ("strace", "strace"), ("ip", "iproute2"), ("chromium", "chromium")];
+
+/// Installs what tests need beside Rust and Python, where that may be done. What can't be had is skipped by its tests, which say so.
+fn prepare(root: &Path) -> Result<()> {
+    let setup = Command::new(built()?.join("zipline-bench")).arg("setup").current_dir(root).status();
+    if !setup.context("starting the bench's setup")?.success() {
+        println!("── tests against Redis or S3 are skipped: see above");
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_here = |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    let missing: Vec<&str> = PROGRAMS.iter().filter(|(program, _)| !is_here(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut apt = Command::new("apt-get");
+    apt.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&missing);
+    apt.env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
+    if !apt.status().is_ok_and(|status| status.success()) {
+        println!("── without {}: their tests are skipped (apt-get as root installs them)", missing.join(", "));
     }
     Ok(())
 }

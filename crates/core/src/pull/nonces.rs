@@ -6,6 +6,10 @@
 //! get here, and their nonces are random, so the first eight bytes stand for all sixteen: two honest nonces meet once
 //! in some 10^13 requests, and the second is then refused with an error that may be tried again.
 //!
+//! The producer's wall clock may be set back, and then a request whose nonce was forgotten is within the skew again. So of
+//! every bucket that is dropped the latest time is kept as a floor, below which nothing is taken. While clocks only go
+//! forward the floor is older than the skew allows, and refuses nothing.
+//!
 //! Memory: about 18 bytes a nonce, [`NONCES_MAX`] nonces.
 
 use core::hash::{BuildHasherDefault, Hasher};
@@ -28,15 +32,26 @@ hex_id! {
 /// The nonces that were seen and could still be replayed.
 #[derive(Debug, Default)]
 pub struct NonceWindow {
-    /// Bucket numbers with their nonces, the number rising.
-    buckets: VecDeque<(u64, HashSet<u64, BuildHasherDefault<Unhashed>>)>,
+    /// Buckets, the number rising.
+    buckets: VecDeque<Bucket>,
     nonces: usize,
+    /// The latest time of a request whose nonce was forgotten.
+    floor: Option<WallTime>,
+}
+
+/// Nonces that may be forgotten at the same time.
+#[derive(Debug)]
+struct Bucket {
+    number: u64,
+    seen: HashSet<u64, BuildHasherDefault<Unhashed>>,
+    /// The latest time of their requests.
+    latest: WallTime,
 }
 
 /// Why a nonce is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NonceRefusal {
-    /// It was seen before.
+    /// It was seen before, or is so old that it may have been.
     Replayed,
     /// As many are remembered as may be.
     Full,
@@ -47,7 +62,9 @@ impl NonceWindow {
     pub fn admit(&mut self, nonce: Nonce, sent: WallTime, wall: WallTime, now: Monotonic) -> Result<(), NonceRefusal> {
         self.forget(now);
         let key = prefix(nonce);
-        if !mutant!("replay-accepted") && self.buckets.iter().any(|(_, seen)| seen.contains(&key)) {
+        let is_forgotten = self.floor.is_some_and(|floor| sent <= floor);
+        let is_seen = self.buckets.iter().any(|bucket| bucket.seen.contains(&key)) && !mutant!("replay-accepted");
+        if is_forgotten || is_seen {
             return Err(NonceRefusal::Replayed);
         }
         if self.nonces >= NONCES_MAX {
@@ -59,11 +76,13 @@ impl NonceWindow {
         } else {
             bucket(now.saturating_add(replayable_for)).saturating_add(1)
         };
-        let at = self.buckets.partition_point(|(other, _)| *other < number);
-        if self.buckets.get(at).is_none_or(|(other, _)| *other != number) {
-            self.buckets.insert(at, (number, HashSet::default()));
+        let at = self.buckets.partition_point(|other| other.number < number);
+        if self.buckets.get(at).is_none_or(|other| other.number != number) {
+            self.buckets.insert(at, Bucket { number, seen: HashSet::default(), latest: sent });
         }
-        self.buckets[at].1.insert(key);
+        let bucket = &mut self.buckets[at];
+        bucket.seen.insert(key);
+        bucket.latest = bucket.latest.max(sent);
         self.nonces += 1;
         Ok(())
     }
@@ -79,9 +98,10 @@ impl NonceWindow {
     }
 
     fn forget(&mut self, now: Monotonic) {
-        while self.buckets.front().is_some_and(|(number, _)| *number <= bucket(now)) {
-            if let Some((_, seen)) = self.buckets.pop_front() {
-                self.nonces -= seen.len();
+        while self.buckets.front().is_some_and(|first| first.number <= bucket(now)) {
+            if let Some(forgotten) = self.buckets.pop_front() {
+                self.nonces -= forgotten.seen.len();
+                self.floor = self.floor.max(Some(forgotten.latest));
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,16 +39,23 @@ impl Deadline {
     }
 }
 
+/// What goes on beside an answer, until it or the answer ends.
+pub(crate) struct Beside {
+    pub(crate) work: BoxFuture<'static, ()>,
+    /// Set while the work does what must not be given up half done: the answer waits for it.
+    pub(crate) is_closing: Arc<AtomicBool>,
+}
+
 /// An answer's body that is cut at the call's deadline, beside which something else goes on.
 struct AnswerBody {
     body: Body,
     deadline: Deadline,
     alarm: Pin<Box<Sleep>>,
-    beside: Option<BoxFuture<'static, ()>>,
+    beside: Option<Beside>,
 }
 
 /// The body as it comes, cut at `deadline`. `beside` is driven until it or the body ends, and dropped then.
-pub(crate) fn until(body: Body, deadline: Deadline, beside: Option<BoxFuture<'static, ()>>) -> Body {
+pub(crate) fn until(body: Body, deadline: Deadline, beside: Option<Beside>) -> Body {
     let alarm = Box::pin(sleep_until(deadline.at()));
     AnswerBody { body, deadline, alarm, beside }.boxed_unsync()
 }
@@ -56,10 +65,12 @@ impl HttpBody for AnswerBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.beside.as_mut().is_some_and(|beside| beside.as_mut().poll(cx).is_ready()) {
+        if self.beside.as_mut().is_some_and(|beside| beside.work.as_mut().poll(cx).is_ready()) {
             self.beside = None;
         }
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+        // The frame that is asked for may be the last one, after which nothing is driven any more.
+        let is_closing = self.beside.as_ref().is_some_and(|beside| beside.is_closing.load(Ordering::Relaxed));
+        if !is_closing && let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(frame);
         }
         match self.alarm.as_mut().poll(cx) {

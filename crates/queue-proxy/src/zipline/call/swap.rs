@@ -5,6 +5,9 @@
 //! fails, times out or is given up. An answer that comes before the upload is through ends the upload if it is a
 //! refusal; otherwise both go on, as they would inline, and the object stays until the answer's body ends.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
@@ -18,7 +21,7 @@ use zipline_core::pull::HeaderText;
 use zipline_core::reference::{Narrowing, Receiver};
 use zipline_transfer::{CallObject, Node, PutOptions, TIER_MEMORY, WorkSpan, Writer};
 
-use super::answer::{self, Deadline};
+use super::answer::{self, Beside, Deadline};
 use super::{Calls, Origin, Retain, timed_out};
 use crate::zipline::body::{self, Body};
 use crate::zipline::problem::Problem;
@@ -35,6 +38,9 @@ pub(super) struct Swap<'a> {
     pub(super) asked: bool,
     pub(super) span: &'a mut WorkSpan,
 }
+
+/// A body on its way into an object.
+type Uploading = BoxFuture<'static, Result<(), Problem>>;
 
 impl Calls {
     /// Sends a body by reference, or inside the request where that is better than to fail.
@@ -60,19 +66,22 @@ impl Calls {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
         head.headers.remove(EXPECT); // The local proxy says `100 Continue` itself, when it begins to read.
         zipline_fault_point::fault_point!("call.sent");
-        let mut upload: BoxFuture<'static, Result<(), Problem>> = Box::pin(upload(body, writer, swap.length));
+        let is_closing = Arc::new(AtomicBool::new(false));
+        let mut upload: Uploading = Box::pin(upload(body, writer, swap.length, Arc::clone(&is_closing)));
         let mut sent = Box::pin(timeout_at(deadline.at(), self.upstream.send(Request::from_parts(head, body::empty()))));
         let (answered, unfinished) = tokio::select! {
+            biased; // Of an answer to all of the body the upload knows first.
             uploaded = &mut upload => {
                 uploaded?;
                 (sent.await, None)
             }
             answered = &mut sent => (answered, Some(upload)),
         };
+        let unfinished = closed(unfinished, &is_closing).await;
         zipline_fault_point::fault_point!("call.answered");
         let response = super::switch(answered.unwrap_or_else(|_| Err(timed_out(deadline)))?, None, &Default::default());
         let goes_on = response.status().is_success() && (unfinished.is_some() || object.is_being_read());
-        let beside = goes_on.then(|| beside(unfinished, object));
+        let beside = goes_on.then(|| Beside { work: beside(unfinished, object), is_closing });
         let response = self.received(response, swap.asked, Some(deadline)).await?;
         Ok(response.map(|body| answer::until(body, deadline, beside)))
     }
@@ -99,21 +108,40 @@ impl Calls {
     }
 }
 
+/// Waits for an upload of which only the seal is missing; any other goes on.
+async fn closed(upload: Option<Uploading>, is_closing: &AtomicBool) -> Option<Uploading> {
+    match upload {
+        Some(upload) if is_closing.load(Ordering::Relaxed) => {
+            finished(upload).await;
+            None
+        }
+        other => other,
+    }
+}
+
+/// The end of an upload that its callee did not wait for.
+async fn finished(upload: Uploading) {
+    if let Err(problem) = upload.await {
+        tracing::debug!(error = problem.code.name(), detail = %problem.detail, "an upload broke off after its answer began");
+    }
+}
+
 /// Goes on with the upload, then keeps the object until it is dropped with the answer's body.
-fn beside(unfinished: Option<BoxFuture<'static, Result<(), Problem>>>, object: CallObject) -> BoxFuture<'static, ()> {
+fn beside(unfinished: Option<Uploading>, object: CallObject) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let _object = object;
-        if let Some(upload) = unfinished
-            && let Err(problem) = upload.await
-        {
-            tracing::debug!(error = problem.code.name(), detail = %problem.detail, "an upload broke off after its answer began");
+        if let Some(upload) = unfinished {
+            finished(upload).await;
         }
         std::future::pending().await
     })
 }
 
 /// Writes a body into an object. Dropped, or with a body that breaks off, it aborts the object.
-async fn upload(mut body: Upload, mut writer: Writer, length: u64) -> Result<(), Problem> {
+///
+/// Whoever reads along has every byte before the object is sealed, and may answer before: `is_closing` is set meanwhile, so that a
+/// payload that was whole is not aborted by the end of its call.
+async fn upload(mut body: Upload, mut writer: Writer, length: u64, is_closing: Arc<AtomicBool>) -> Result<(), Problem> {
     while let Some(frame) = body.frame().await {
         let cut = |error: hyper::Error| {
             Problem::new(ErrorCode::PayloadAborted, format!("the body of {length} bytes broke off: {error}"))
@@ -122,7 +150,10 @@ async fn upload(mut body: Upload, mut writer: Writer, length: u64) -> Result<(),
             write(&mut writer, bytes).await?;
         }
     }
-    writer.finish().await?;
+    is_closing.store(true, Ordering::Relaxed);
+    let finished = writer.finish().await;
+    is_closing.store(false, Ordering::Relaxed);
+    finished?;
     Ok(())
 }
 
