@@ -35,6 +35,7 @@ fn a_process_stands_where_it_was_armed_until_it_is_let_go() {
     let lines = lines_of(&process);
     assert_eq!(lines.recv().unwrap(), format!("hello {} itself", child.id()));
     process.write_all(b"arm pull.block 2\nclock -5000\nready\n").unwrap();
+    assert_eq!(lines.recv().unwrap(), "clocked");
     assert_eq!(lines.recv().unwrap(), "reached pull.block");
     assert!(child.try_wait().unwrap().is_none(), "it stands there");
     process.write_all(b"go\n").unwrap();

@@ -57,10 +57,11 @@ async fn a_queue_proxy_that_is_killed_takes_its_function_along_and_both_come_bac
     world.ready("echo").await?;
     let before = world.instances().await?.remove(0);
     kill(before.proxy_pid)?;
-    // Before it is dead it may still take the request, which is then lost with it and answered 502.
-    let ended = |running: &bool| !running;
-    let proxy = before.proxy_pid.context("a pid")?.unsigned_abs();
-    wait::until("the queue-proxy's end", LIMIT, async || Ok(census::is_running(proxy)), ended).await?;
+    // Until the platform knows that it is dead it may be sent the request, which is then lost with it and answered 502.
+    let known = |instances: &Vec<InstanceView>| {
+        instances.iter().all(|instance| instance.state != Phase::Ready || instance.proxy_pid != before.proxy_pid)
+    };
+    wait::until("the queue-proxy's end", LIMIT, async || world.instances().await, known).await?;
     let answer = world.get("echo", "/").await?;
     assert_eq!(answer.status, 200, "held until it is back: {}", answer.text());
     let after = world.instances().await?.remove(0);
