@@ -21,6 +21,28 @@ use zipline_testkit::{Behaviour, Function, KeyRing, Keys, Loopback, Payload, Pro
 const REST: Duration = Duration::from_secs(10);
 const MIB: u64 = 1024 * 1024;
 
+#[tokio::test]
+async fn with_tls_required_proxies_pull_from_each_other_and_from_nobody_without() -> Result<()> {
+    let (scratch, ring) = (Scratch::new()?, KeyRing::random()?);
+    let options = |name: &str, tls: &str| ProxyOptions::new(name, Keys::Inherited(ring.clone())).env("ZIPLINE_PULL_TLS", tls);
+    let producer = options("producer", "require").start(&scratch).await?;
+    let consumer = options("consumer", "require").start(&scratch).await?;
+    let plain = options("plain", "off").start(&scratch).await?;
+    for size in [1, 100_000, 9 * MIB + 3] {
+        let payload = Payload::new(size, 1);
+        let reference = producer.put("", payload.body()).await?;
+        let refused = plain.get(&reference).await?;
+        assert_eq!(refused.error(), "pull-unauthenticated", "{size}");
+        assert!(consumer.get(&reference).await?.body == payload.bytes(), "{size}");
+    }
+    let reference = plain.put("", Payload::new(100_000, 2).body()).await?;
+    let refused = consumer.get(&reference).await?;
+    assert_eq!(refused.error(), "pull-unauthenticated");
+    let failures = async |proxy: &Proxy| Ok::<_, anyhow::Error>(proxy.metrics().await?.sum(metrics::PULL_TLS_FAILURES.name));
+    assert!(failures(&producer).await? >= 3.0 && failures(&plain).await? >= 1.0 && failures(&consumer).await? >= 1.0);
+    producer.at_rest(REST).await.map(|_| ())
+}
+
 /// A producer with one object, and the keys to ask for it.
 struct Scene {
     scratch: Scratch,

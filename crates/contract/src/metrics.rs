@@ -56,6 +56,7 @@ metrics! {
     PULL_BYTES "zipline_pull_bytes_total" Counter ["side"] "Payload bytes pulled: sent (as producer), received (as consumer)";
     PULL_SECONDS "zipline_pull_duration_seconds" Histogram [] "From a pull's first byte sent to its last record verified";
     PULL_RESUMES "zipline_pull_resumes_total" Counter [] "Pulls continued on a new connection";
+    PULL_TLS_FAILURES "zipline_pull_tls_failures_total" Counter [] "Pull connections, made or accepted, whose TLS handshake failed or whose two sides differ in ZIPLINE_PULL_TLS";
     HANDOVERS "zipline_handovers_total" Counter ["side"] "Payloads that passed as a descriptor: function (own function), producer, consumer";
     SWAPS "zipline_swapped_bodies_total" Counter ["direction"] "Bodies swapped for a reference: out, in";
     ERRORS "zipline_errors_total" Counter ["error"] "Errors answered, by name";

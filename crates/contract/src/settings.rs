@@ -76,6 +76,7 @@ settings! {
     PULL_PEER_CONNECTIONS Count "16" Some((1.0, 1024.0)), "Connections to one producer at once; further pulls wait in order";
     PULLS Count "256" Some((1.0, 65536.0)), "Pulls at once as consumer; each streams through one block (1 MiB); further ones wait in order";
     PULL_CONGESTION Text "auto" None, "TCP congestion control of pulls: a kernel name, `system`, or `auto` (loopback: reno; else the system's)";
+    PULL_TLS Text "off" None, "Mutual TLS of the pull port: `off`, or `require`; the same at every proxy of a trust domain. Certificates come from the key ring and rotate with it; costs `sendfile`, so about a copy and a cipher a byte";
     HANDOVER_DIR Text "" None, "Directory of the hand-over sockets of one machine's proxies; empty: off";
     INGRESS Text "" None, "Address `HOST:PORT` to which calls to services go (local platform's ingress); empty: the called host itself, port 80";
     SERVICE_DOMAIN Text "svc.cluster.local" None, "Domain of services: `NAME.NAMESPACE.DOMAIN`; `localhost` on the local platform";

@@ -90,6 +90,8 @@ pub struct NodeConfig {
     pub pulls: usize,
     /// Congestion control of pulls.
     pub congestion: Congestion,
+    /// Whether pulls go over mutual TLS only, made and accepted.
+    pub tls: bool,
     /// Directory of the hand-over sockets; `None`: off.
     pub handover_dir: Option<PathBuf>,
     /// The budget shared with other proxies, and our slot in it.
@@ -160,6 +162,7 @@ impl NodeConfig {
             pull_peer_connections: 16,
             pulls: 256,
             congestion: Congestion::Auto,
+            tls: false,
             handover_dir: None,
             shared_budget: None,
             durability: Durability::None,

@@ -14,6 +14,7 @@ pub(crate) struct Counters {
     pub(crate) bytes_sent: AtomicU64,
     pub(crate) bytes_received: AtomicU64,
     pub(crate) resumes: AtomicU64,
+    pub(crate) tls_failures: AtomicU64,
     pub(crate) handovers_made: AtomicU64,
     pub(crate) handovers_taken: AtomicU64,
     pub(crate) connections_served: AtomicUsize,
@@ -109,6 +110,8 @@ pub struct Counted {
     pub bytes_received: u64,
     /// Reads continued on a new connection.
     pub resumes: u64,
+    /// Connections whose TLS handshake failed, or whose two sides differ in whether there is one.
+    pub tls_failures: u64,
     /// Descriptors handed over to other proxies.
     pub handovers_made: u64,
     /// Descriptors taken from other proxies.
@@ -158,6 +161,7 @@ impl Counters {
             bytes_sent: load(&self.bytes_sent),
             bytes_received: load(&self.bytes_received),
             resumes: load(&self.resumes),
+            tls_failures: load(&self.tls_failures),
             handovers_made: load(&self.handovers_made),
             handovers_taken: load(&self.handovers_taken),
             spills_ok: load(&self.spills_ok),

@@ -79,6 +79,14 @@ pub enum TransferError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The two ends do not agree on TLS: one of them has none, or shows a certificate of another trust domain.
+    #[error("no TLS with {peer}: {source}; ZIPLINE_PULL_TLS and the key ring must be the same at both ends")]
+    Tls {
+        /// The producer.
+        peer: SocketAddr,
+        /// What was said.
+        source: io::Error,
+    },
     /// The read failed.
     #[error("reading from {peer}: {source}")]
     Pull {
@@ -126,6 +134,7 @@ impl TransferError {
             Self::PeerForbidden(error) => error.code(),
             Self::Tier(error) => error.code(),
             Self::ProducerGone => ErrorCode::ProducerGone,
+            Self::Tls { .. } => ErrorCode::PullUnauthenticated,
             Self::Unreachable { .. } | Self::Unanswered { .. } => ErrorCode::ProducerUnreachable,
             Self::Pull { source, .. } | Self::Idle(source) => source.code(),
         }

@@ -25,6 +25,7 @@ use crate::keys::Keys;
 use crate::ledger::Ledger;
 use crate::pull::pool::Pool;
 use crate::pull::serve;
+use crate::pull::tls::Certificates;
 use crate::random;
 use crate::spill::{self, Spill};
 use crate::stored::lock;
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) counters: Counters,
     pub(crate) nonces: Mutex<NonceWindow>,
+    pub(crate) certificates: Certificates,
     pub(crate) pool: Pool,
     pub(crate) handovers: Kept,
     pub(crate) blocks: Arc<Blocks>,
@@ -151,6 +153,7 @@ impl Node {
             ledger: Arc::clone(&ledger),
             counters: Counters::default(),
             nonces: Mutex::default(),
+            certificates: Certificates::default(),
             pool: Pool::default(),
             handovers: Kept::default(),
             blocks: Arc::default(),

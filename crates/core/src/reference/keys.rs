@@ -31,6 +31,7 @@ const INFO_REFERENCE: &[u8] = b"zipline/1 reference";
 const INFO_PULL_REQUEST: &[u8] = b"zipline/1 pull request";
 const INFO_PULL_ANSWER: &[u8] = b"zipline/1 pull answer";
 const INFO_TIER: &[u8] = b"zipline/1 tier";
+const INFO_PULL_TLS: &[u8] = b"zipline/1 pull tls";
 
 hex_id! {
     /// Names a key of the ring, in every token and on every pull. Not a secret.
@@ -57,6 +58,7 @@ pub struct DomainKey {
     pub(crate) pull_request: Secret,
     pub(crate) pull_answer: Secret,
     pub(crate) tier: Secret,
+    pull_tls: Secret,
 }
 
 impl DomainKey {
@@ -76,12 +78,18 @@ impl DomainKey {
             pull_request: expand(INFO_PULL_REQUEST),
             pull_answer: expand(INFO_PULL_ANSWER),
             tier: expand(INFO_TIER),
+            pull_tls: expand(INFO_PULL_TLS),
         }
     }
 
     /// Its name.
     pub const fn id(&self) -> KeyId {
         self.id
+    }
+
+    /// The secret of the authority under which proxies make their certificates: an Ed25519 private key.
+    pub const fn pull_tls_seed(&self) -> &[u8] {
+        self.pull_tls.as_bytes()
     }
 
     /// From when on it may seal.

@@ -48,7 +48,14 @@ const ROWS: [(&str, &[Metric]); 6] = [
     ("Lives of objects", &[metrics::OBJECT_TRANSITIONS, metrics::ATTEMPTS, metrics::ACKNOWLEDGEMENTS, metrics::LEASES_LOST]),
     (
         "What goes wrong",
-        &[metrics::ERRORS, metrics::PULL_RESUMES, metrics::DRAIN_LEFT_BYTES, metrics::DRAIN_LEFT_OBJECTS, metrics::DRAIN_PHASE],
+        &[
+            metrics::ERRORS,
+            metrics::PULL_RESUMES,
+            metrics::PULL_TLS_FAILURES,
+            metrics::DRAIN_LEFT_BYTES,
+            metrics::DRAIN_LEFT_OBJECTS,
+            metrics::DRAIN_PHASE,
+        ],
     ),
     ("Requests", &[metrics::REQUESTS_RUNNING, metrics::REQUESTS_QUEUED]),
 ];

@@ -135,6 +135,11 @@ fn read_setting(name: &str, field: &Field, report: &mut Report) -> Option<(&'sta
         report.error(&field.path, field.place, format!("{} is set by the local platform itself", setting.variable));
         return None;
     }
+    if setting.variable == settings::PULL_TLS.variable {
+        let message = "is one for all services, since they pull from each other";
+        report.error_with_hint(&field.path, field.place, message, format!("give {} to `zipline up`", setting.variable));
+        return None;
+    }
     let value = field.as_text()?;
     if let Err(rule) = check_value(setting, value) {
         report.error(&field.path, field.place, format!("`{value}` is not {rule}"));

@@ -107,6 +107,8 @@ pub struct Zipline {
     pub pull_peer_connections: usize,
     pub pulls: usize,
     pub pull_congestion: Congestion,
+    /// Whether pulls go over mutual TLS only.
+    pub pull_tls: bool,
     /// `None`: off.
     pub handover_dir: Option<PathBuf>,
     /// `HOST:PORT`; `None`: the called host itself.
@@ -170,6 +172,7 @@ impl Zipline {
             pull_congestion: r
                 .setting_as(&settings::PULL_CONGESTION, "`auto`, `system` or a congestion control's name", congestion)
                 .unwrap_or(Congestion::Auto),
+            pull_tls: one_of(r, &settings::PULL_TLS, &[("off", false), ("require", true)]),
             handover_dir: r.setting_as(&settings::HANDOVER_DIR, "a directory", |t| Some(PathBuf::from(t))),
             ingress: r.setting_as(&settings::INGRESS, "`HOST:PORT`", host_and_port),
             service_domain: r.setting(&settings::SERVICE_DOMAIN).trim_matches('.').to_ascii_lowercase(),

@@ -98,6 +98,7 @@ impl Snapshot<'_> {
         page.family(&names::PULL_BYTES, [("sent", counted.bytes_sent), ("received", counted.bytes_received)]);
         page.histogram(&names::PULL_SECONDS, &PULL_SECONDS_BUCKETS, &counted.pull_seconds, counted.pull_seconds_sum);
         page.single(&names::PULL_RESUMES, counted.resumes);
+        page.single(&names::PULL_TLS_FAILURES, counted.tls_failures);
     }
 }
 

@@ -183,6 +183,7 @@ fn node_config(config: &Config) -> Result<NodeConfig, StartError> {
         pull_peer_connections: zipline.pull_peer_connections,
         pulls: zipline.pulls,
         congestion: congestion(&zipline.pull_congestion),
+        tls: zipline.pull_tls,
         handover_dir: zipline.handover_dir.clone(),
         shared_budget: shared_budget(zipline)?,
         durability: zipline.durability,

@@ -4,7 +4,7 @@
 //! ends, its lease lapses, or another connection takes its lease over: between two records it is told by an aborted
 //! record, within one its connection is closed, since waiting for it to read on would be waiting for whoever does not.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,6 +19,7 @@ use zipline_core::object::{LeaseId, ObjectId};
 use zipline_core::pull::{Planned, RecordChain, RecordHead, RecordPlan, Span, Written};
 use zipline_sys::sendfile::{SENDFILE_BYTES_MAX, send_more, sendfile};
 
+use super::stream::{PullStream, write_all};
 use crate::config::HEARTBEAT;
 use crate::ledger::ReaderWatch;
 use crate::node::Inner;
@@ -28,7 +29,7 @@ use crate::stored::{Body, Progress, Stored, off_loop, slice};
 /// One body on its way.
 pub(crate) struct Sender<'a> {
     pub(crate) inner: &'a Arc<Inner>,
-    pub(crate) stream: &'a TcpStream,
+    pub(crate) stream: &'a mut PullStream,
     pub(crate) stored: Arc<Stored>,
     pub(crate) lease: LeaseId,
     pub(crate) chain: RecordChain,
@@ -67,7 +68,8 @@ impl Sender<'_> {
             let Next::Record { bytes, last, size } = next else {
                 // Where the socket is full, the closed connection has to say it.
                 self.unsent.extend_from_slice(&self.chain.seal(&RecordHead::aborted(self.stored.sum_kind)));
-                return self.stream.try_write(&self.unsent).map_or(Ok(Sent::Stopped), |_| Ok(Sent::Stopped));
+                self.stream.say_last(&self.unsent);
+                return Ok(Sent::Stopped);
             };
             let length = bytes.end - bytes.start;
             zipline_fault_point::fault_point!("serve.record");
@@ -136,25 +138,24 @@ impl Sender<'_> {
         sent
     }
 
-    async fn payload(&self, head: &[u8], bytes: std::ops::Range<u64>, scratch: &mut Vec<u8>) -> io::Result<()> {
+    async fn payload(&mut self, head: &[u8], bytes: std::ops::Range<u64>, scratch: &mut Vec<u8>) -> io::Result<()> {
         let mut pace = Pace::new(self.inner.config.lease);
+        let (inner, object, lease) = (self.inner, self.stored.id, self.lease);
         let mut sent = |count: usize| {
-            self.inner.counters.bytes_sent.fetch_add(count as u64, Ordering::Relaxed);
+            inner.counters.bytes_sent.fetch_add(count as u64, Ordering::Relaxed);
             if pace.is_due() {
-                self.progressed();
+                progressed(inner, object, lease);
             }
         };
-        match self.stored.body() {
-            Body::Sealed(memfd) => {
-                if bytes.is_empty() {
-                    return write_all(self.stream, head, &[], |_| ()).await;
-                }
-                write_more(self.stream, head).await?;
-                send_file(self.stream, memfd.as_fd(), bytes, &mut sent).await?;
+        match (self.stored.body(), &mut *self.stream) {
+            (Body::Sealed(_), PullStream::Plain(_)) if bytes.is_empty() => write_all(self.stream, head, &[], |_| ()).await?,
+            (Body::Sealed(memfd), PullStream::Plain(stream)) => {
+                write_more(stream, head).await?;
+                send_file(stream, memfd.as_fd(), bytes, &mut sent).await?;
             }
-            Body::Heap(whole) => write_all(self.stream, head, slice(&whole, &bytes)?, &mut sent).await?,
-            // From disk by way of the cipher. While it grows, not by sendfile: pages in a socket's buffer would keep the memfd from being sealed when it is done.
-            Body::Growing(_) | Body::Unwritten | Body::Spilled(_) => {
+            (Body::Heap(whole), stream) => write_all(stream, head, slice(&whole, &bytes)?, &mut sent).await?,
+            // From disk, or towards TLS, by way of the cipher. While it grows, not by sendfile: pages in a socket's buffer would keep the memfd from being sealed when it is done.
+            (Body::Growing(_) | Body::Unwritten | Body::Spilled(_) | Body::Sealed(_), stream) => {
                 let (stored, mut buffer) = (Arc::clone(&self.stored), std::mem::take(scratch));
                 buffer.resize(usize::try_from(bytes.end - bytes.start).map_err(io::Error::other)?.min(BLOCK_BYTES), 0);
                 *scratch = off_loop(buffer.len() as u64, move || {
@@ -162,7 +163,7 @@ impl Sender<'_> {
                     Ok(buffer)
                 })
                 .await?;
-                write_all(self.stream, head, scratch, &mut sent).await?;
+                write_all(stream, head, scratch, &mut sent).await?;
             }
         }
         self.progressed();
@@ -176,10 +177,13 @@ impl Sender<'_> {
     }
 
     fn progressed(&self) {
-        let (object, lease): (ObjectId, LeaseId) = (self.stored.id, self.lease);
-        // A lease that is over is told by the ledger's cut.
-        self.inner.ledger.command(|holdings, now| holdings.progress(object, lease, now));
+        progressed(self.inner, self.stored.id, self.lease);
     }
+}
+
+fn progressed(inner: &Inner, object: ObjectId, lease: LeaseId) {
+    // A lease that is over is told by the ledger's cut.
+    inner.ledger.command(|holdings, now| holdings.progress(object, lease, now));
 }
 
 /// Computes and keeps the sum of the record after this one, so that it is there when it is its turn.
@@ -234,29 +238,6 @@ async fn send_file(
         }
         bytes.start += sent as u64;
         progress(sent);
-    }
-    Ok(())
-}
-
-/// Writes a head and what follows it; `progress` is told about the latter.
-pub(crate) async fn write_all(
-    stream: &TcpStream,
-    mut head: &[u8],
-    mut tail: &[u8],
-    mut progress: impl FnMut(usize),
-) -> io::Result<()> {
-    while !head.is_empty() || !tail.is_empty() {
-        stream.writable().await?;
-        let sent = match stream.try_write_vectored(&[IoSlice::new(head), IoSlice::new(tail)]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error),
-        };
-        let of_head = sent.min(head.len());
-        head = head.get(of_head..).unwrap_or_default();
-        tail = tail.get(sent - of_head..).unwrap_or_default();
-        progress(sent - of_head);
     }
     Ok(())
 }

@@ -10,9 +10,9 @@ use zipline_core::pull::{AnswerHead, Mac, PullError, PullMethod, PullRequest, Wa
 use zipline_core::reference::KeyId;
 use zipline_core::trace::TraceContext;
 
-use super::body::write_all;
 use super::pool::{Connection, Use};
-use super::wire;
+use super::stream::write_all;
+use super::{tls, wire};
 use crate::config::ANSWER_TIME_MAX;
 use crate::error::TransferError;
 use crate::node::Inner;
@@ -27,7 +27,7 @@ pub(crate) async fn exchange(
     trace: Option<TraceContext>,
 ) -> io::Result<Result<(AnswerHead, Option<Mac>), PullError>> {
     let text = wire::request_text(request, key, mac, trace);
-    write_all(&connection.stream, text.as_bytes(), &[], |_| ()).await?;
+    write_all(&mut connection.stream, text.as_bytes(), &[], |_| ()).await?;
     let Some(length) = wire::read_head(&mut connection.stream, &mut connection.inbox).await? else {
         return Err(io::ErrorKind::UnexpectedEof.into());
     };
@@ -55,6 +55,7 @@ impl Inner {
             let answered = timeout(ANSWER_TIME_MAX, exchange(&mut connection, &request, key.id(), &mac, trace)).await;
             let (head, signed) = match answered {
                 Err(_) => return Err(unanswered(io::ErrorKind::TimedOut.into())),
+                Ok(Err(source)) if tls::is_disagreement(&source) => return Err(self.no_tls(peer, source)),
                 Ok(Err(_)) if connection.reused => continue,
                 Ok(Err(error)) => return Err(unanswered(error)),
                 Ok(Ok(answer)) => answer.map_err(TransferError::pull(peer))?,

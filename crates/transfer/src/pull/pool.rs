@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 use zipline_fault_point::kept_for;
 
+use super::stream::PullStream;
+use super::tls;
 use crate::config::{CONTROL_CONNECTIONS_MAX, POOLED_CONNECTIONS_MAX, POOLED_MAX};
 use crate::error::TransferError;
 use crate::node::Inner;
@@ -62,7 +64,7 @@ impl Drop for Open {
 #[derive(Debug)]
 struct Idle {
     until: Instant,
-    stream: TcpStream,
+    stream: PullStream,
     open: Open,
 }
 
@@ -77,7 +79,7 @@ struct Peer {
 /// A connection in use. Dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: PullStream,
     /// Bytes that were read beyond what was wanted.
     pub(crate) inbox: BytesMut,
     /// Taken from the pool, so that the other side may have closed it meanwhile.
@@ -179,9 +181,8 @@ impl Peer {
     /// The connection used last, unless the other side has closed it or says something unasked.
     fn take_idle(&self) -> Option<Idle> {
         let mut unused = lock(&self.idle);
-        while let Some(idle) = unused.pop_back() {
-            let quiet = matches!(idle.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-            if quiet && idle.until > Instant::now() {
+        while let Some(mut idle) = unused.pop_back() {
+            if idle.stream.is_quiet() && idle.until > Instant::now() {
                 return Some(idle);
             }
         }
@@ -189,14 +190,31 @@ impl Peer {
     }
 }
 
-async fn dial(inner: &Inner, address: SocketAddr) -> Result<TcpStream, TransferError> {
+/// Connects, and encrypts where that is required; both within the time for connecting.
+async fn dial(inner: &Inner, address: SocketAddr) -> Result<PullStream, TransferError> {
     let limit = inner.config.connect_timeout;
     let unreachable = |limit, source| TransferError::Unreachable { peer: address, limit, source };
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     inner.set_congestion(&socket, address.ip());
     socket.set_nodelay(true)?;
-    match timeout(limit, socket.connect(address)).await {
-        Ok(connected) => connected.map_err(|source| unreachable(None, source)),
-        Err(_) => Err(unreachable(Some(limit), io::ErrorKind::TimedOut.into())),
+    let connecting = async {
+        let stream = socket.connect(address).await.map_err(|source| unreachable(None, source))?;
+        if !inner.config.tls {
+            return Ok(PullStream::Plain(stream));
+        }
+        let (ring, now) = (inner.keys.ring()?, inner.config.clock.wall());
+        inner.certificates.connect(ring, now, stream).await.map_err(|source| match tls::is_disagreement(&source) {
+            true => inner.no_tls(address, source),
+            false => unreachable(None, source),
+        })
+    };
+    timeout(limit, connecting).await.unwrap_or_else(|_| Err(unreachable(Some(limit), io::ErrorKind::TimedOut.into())))
+}
+
+impl Inner {
+    /// Counts a connection on which no TLS came to be.
+    pub(crate) fn no_tls(&self, peer: SocketAddr, source: io::Error) -> TransferError {
+        self.counters.tls_failures.fetch_add(1, Ordering::Relaxed);
+        TransferError::Tls { peer, source }
     }
 }

@@ -20,6 +20,7 @@ use zipline_core::trace::TraceContext;
 
 use super::exchange::{RemoteLease, exchange};
 use super::pool::{Connection, Use};
+use super::tls;
 use crate::blocks::Block;
 use crate::error::TransferError;
 use crate::node::Inner;
@@ -227,6 +228,7 @@ impl TcpRead {
             let (head, signed) = match timeout_at(clock.instant(awaiting.idle_at()), answered).await {
                 Err(_) => return Err(failed(awaiting.timed_out())),
                 Ok(Ok(answer)) => answer.map_err(&failed)?,
+                Ok(Err(source)) if tls::is_disagreement(&source) => return Err(self.inner.no_tls(peer, source)),
                 Ok(Err(_)) => {
                     reader = awaiting.broken().map_err(&failed)?;
                     self.inner.counters.resumes.fetch_add(1, Ordering::Relaxed);

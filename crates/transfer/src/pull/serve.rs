@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use zipline_contract::ErrorCode;
+use zipline_contract::limits::PULL_HEAD_BYTES_MAX;
 use zipline_core::object::{LeaseId, LeaseRequest, ObjectId, ReadError, Via, View};
 use zipline_core::pull::{
     AnswerHead, AnswerRange, Authenticated, Mac, ObjectSize, PullMethod, PullRequest, RangeError, RecordChain, RequestError, Span,
@@ -22,7 +24,9 @@ use zipline_core::pull::{
 use zipline_core::reference::DomainKey;
 use zipline_core::trace::TraceContext;
 
-use super::body::{Sender, Sent, write_all};
+use super::body::{Sender, Sent};
+use super::stream::{PullStream, write_all};
+use super::tls::TLS_HANDSHAKE;
 use super::wire;
 use crate::config::{HEAD_TIME_MAX, SERVER_IDLE_MAX};
 use crate::counters::Open;
@@ -73,9 +77,10 @@ enum After {
     Close,
 }
 
-async fn serve(inner: &Arc<Inner>, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+async fn serve(inner: &Arc<Inner>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     inner.set_congestion(&stream, peer.ip());
+    let Some(mut stream) = encrypt(inner, stream, peer).await? else { return Ok(()) };
     let mut inbox = BytesMut::new();
     let mut idle_max = HEAD_TIME_MAX; // A connection shows what it is for before it may idle.
     loop {
@@ -85,11 +90,11 @@ async fn serve(inner: &Arc<Inner>, mut stream: TcpStream, peer: SocketAddr) -> i
             Ok((signed, trace)) => {
                 inbox.advance(length);
                 match inner.authenticate(signed) {
-                    Ok(authenticated) => answer(inner, &stream, authenticated, trace).await?,
-                    Err(refusal) => refuse(inner, &stream, refusal).await?,
+                    Ok(authenticated) => answer(inner, &mut stream, authenticated, trace).await?,
+                    Err(refusal) => refuse(inner, &mut stream, refusal).await?,
                 }
             }
-            Err(error) => refuse_unread(inner, &stream, &error).await?,
+            Err(error) => refuse_unread(inner, &mut stream, &error).await?,
         };
         if after == After::Close {
             return Ok(());
@@ -98,8 +103,39 @@ async fn serve(inner: &Arc<Inner>, mut stream: TcpStream, peer: SocketAddr) -> i
     }
 }
 
+/// Encrypts where that is required. Who speaks the other way is told so at once, in words that it can read.
+async fn encrypt(inner: &Inner, stream: TcpStream, peer: SocketAddr) -> io::Result<Option<PullStream>> {
+    let mut first = [0];
+    match timeout(HEAD_TIME_MAX, stream.peek(&mut first)).await {
+        Ok(Ok(0)) | Err(_) => return Ok(None),
+        Ok(came) => came.map(drop)?,
+    }
+    let failed = || inner.counters.tls_failures.fetch_add(1, Ordering::Relaxed);
+    let detail = match (inner.config.tls, first == [TLS_HANDSHAKE]) {
+        (false, false) => return Ok(Some(PullStream::Plain(stream))),
+        (true, true) => {
+            let ring = inner.keys.ring().map_err(io::Error::other)?;
+            let accepting = inner.certificates.accept(ring, inner.config.clock.wall(), stream);
+            let accepted = timeout(HEAD_TIME_MAX, accepting).await.unwrap_or_else(|late| Err(late.into()));
+            return accepted.map(Some).inspect_err(|_| {
+                failed();
+            });
+        }
+        (true, false) => "this proxy takes pulls over mutual TLS only (ZIPLINE_PULL_TLS=require), and was asked without",
+        (false, true) => "this proxy takes pulls without TLS (ZIPLINE_PULL_TLS=off), and was asked over TLS",
+    };
+    if failed() == 0 {
+        tracing::warn!(peer.addr = %peer, "{detail}; said once, counted always");
+    }
+    // What was sent is taken from the socket, where it can be: closing over unread bytes would reset the answer away.
+    let mut unread = [0; PULL_HEAD_BYTES_MAX];
+    stream.try_read(&mut unread).map(drop)?;
+    let head = AnswerHead::error(ErrorCode::PullUnauthenticated, detail, inner.epoch);
+    respond(&mut PullStream::Plain(stream), &wire::answer_text(&head, None, false)).await.map(|()| None)
+}
+
 /// The next head: it may be waited for, but once it has begun it must come whole.
-async fn head(stream: &mut TcpStream, inbox: &mut BytesMut, idle_max: Duration) -> io::Result<Option<usize>> {
+async fn head(stream: &mut PullStream, inbox: &mut BytesMut, idle_max: Duration) -> io::Result<Option<usize>> {
     if inbox.is_empty() {
         match timeout(idle_max, wire::read_some(stream, inbox)).await {
             Ok(Ok(0)) | Err(_) => return Ok(None),
@@ -109,14 +145,14 @@ async fn head(stream: &mut TcpStream, inbox: &mut BytesMut, idle_max: Duration) 
     timeout_at(Instant::now() + HEAD_TIME_MAX, wire::read_head(stream, inbox)).await?
 }
 
-async fn refuse_unread(inner: &Inner, stream: &TcpStream, error: &RequestError) -> io::Result<After> {
+async fn refuse_unread(inner: &Inner, stream: &mut PullStream, error: &RequestError) -> io::Result<After> {
     let head = AnswerHead::error(error.code(), &error.to_string(), inner.epoch);
     respond(stream, &wire::answer_text(&head, None, false)).await?;
     Ok(After::Close)
 }
 
 /// Answers a request that is not genuine, or is not of this time: signed only where its MAC held.
-async fn refuse(inner: &Inner, stream: &TcpStream, refusal: zipline_core::pull::Refusal) -> io::Result<After> {
+async fn refuse(inner: &Inner, stream: &mut PullStream, refusal: zipline_core::pull::Refusal) -> io::Result<After> {
     tracing::debug!(error = %refusal, "a pull was refused");
     let head = AnswerHead::error(refusal.code(), &refusal.to_string(), inner.epoch);
     let mac = refusal.into_signable().and_then(|genuine| {
@@ -127,11 +163,16 @@ async fn refuse(inner: &Inner, stream: &TcpStream, refusal: zipline_core::pull::
     Ok(After::Close)
 }
 
-async fn respond(stream: &TcpStream, text: &str) -> io::Result<()> {
+async fn respond(stream: &mut PullStream, text: &str) -> io::Result<()> {
     timeout(HEAD_TIME_MAX, write_all(stream, text.as_bytes(), &[], |_| ())).await?
 }
 
-async fn answer(inner: &Arc<Inner>, stream: &TcpStream, asked: Authenticated, trace: Option<TraceContext>) -> io::Result<After> {
+async fn answer(
+    inner: &Arc<Inner>,
+    stream: &mut PullStream,
+    asked: Authenticated,
+    trace: Option<TraceContext>,
+) -> io::Result<After> {
     let Authenticated { request, key, mac } = asked;
     zipline_fault_point::fault_point!("serve.asked");
     let Ok(key) = inner.keys.accepting(key, inner.config.clock.wall()) else { return Ok(After::Close) };
@@ -219,7 +260,7 @@ pub(crate) fn head_of(inner: &Inner, view: &View<'_, Arc<Stored>>, range: Option
 
 async fn read(
     inner: &Arc<Inner>,
-    stream: &TcpStream,
+    stream: &mut PullStream,
     key: &DomainKey,
     asked: &Mac,
     request: &PullRequest,

@@ -9,16 +9,17 @@ use std::net::SocketAddr;
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use zipline_contract::headers;
 use zipline_contract::limits::{PULL_HEAD_BYTES_MAX, PULL_HEADERS_MAX};
 use zipline_core::pull::{AnswerError, AnswerHead, Mac, PullRequest, RequestError, SignedRequest};
 use zipline_core::reference::KeyId;
 use zipline_core::trace::TraceContext;
 
+use super::stream::PullStream;
+
 /// Reads bytes into `inbox` until it begins with a whole head; its length, or `None` when the peer closed before one
 /// began. Cancel-safe: what has come stays in `inbox`.
-pub(crate) async fn read_head(stream: &mut TcpStream, inbox: &mut BytesMut) -> io::Result<Option<usize>> {
+pub(crate) async fn read_head(stream: &mut PullStream, inbox: &mut BytesMut) -> io::Result<Option<usize>> {
     let mut searched = 0;
     loop {
         if let Some(end) = head_end(inbox, searched) {
@@ -32,7 +33,7 @@ pub(crate) async fn read_head(stream: &mut TcpStream, inbox: &mut BytesMut) -> i
 }
 
 /// Reads what has come into `inbox`, up to the longest head; 0 when the peer has closed. Cancel-safe.
-pub(crate) async fn read_some(stream: &mut TcpStream, inbox: &mut BytesMut) -> io::Result<usize> {
+pub(crate) async fn read_some(stream: &mut PullStream, inbox: &mut BytesMut) -> io::Result<usize> {
     let left = PULL_HEAD_BYTES_MAX.saturating_sub(inbox.len());
     if left == 0 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the head is longer than any of the protocol"));

@@ -12,4 +12,5 @@ mod peers;
 mod resume;
 mod round_trip;
 mod spill;
+mod tls;
 mod trace;
