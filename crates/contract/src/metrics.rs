@@ -62,6 +62,8 @@ metrics! {
     ERRORS "zipline_errors_total" Counter ["error"] "Errors answered, by name";
     REQUESTS_QUEUED "zipline_requests_queued" Gauge [] "Requests waiting in the breaker";
     REQUESTS_RUNNING "zipline_requests_running" Gauge [] "Requests the function is working on";
+    PROXIED_REQUESTS "zipline_proxied_requests_total" Counter [] "Requests that came by the activator";
+    PROXIED_BODY_BYTES "zipline_proxied_body_bytes_total" Counter ["direction"] "Body bytes of requests that came by the activator and were answered by the function: in, out. Payloads that were pulled are not among them";
     DRAIN_PHASE "zipline_drain_phase" Gauge [] "0 serving, 1 quiet period, 2 finishing, 3 holding, 4 ended";
     DRAIN_LEFT_OBJECTS "zipline_drain_left_objects" Gauge [] "Unread objects that a drain waits for; what it reports last was lost. 0 before SIGTERM";
     DRAIN_LEFT_BYTES "zipline_drain_left_bytes" Gauge [] "Their bytes";

@@ -18,7 +18,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use zipline_contract::metrics::{DRAIN_LEFT_BYTES, DRAIN_LEFT_OBJECTS, DRAIN_PHASE, REQUESTS_QUEUED, REQUESTS_RUNNING};
+use zipline_contract::metrics::{
+    DRAIN_LEFT_BYTES, DRAIN_LEFT_OBJECTS, DRAIN_PHASE, PROXIED_BODY_BYTES, PROXIED_REQUESTS, REQUESTS_QUEUED, REQUESTS_RUNNING,
+};
 use zipline_core::drain::Phase;
 use zipline_core::stats::REPORT_INTERVAL;
 
@@ -169,12 +171,17 @@ impl Admin {
     fn own_metrics(&self) -> String {
         let mut text = String::new();
         let (running, queued) = self.load();
-        metrics::write_gauge(&REQUESTS_RUNNING, running as u64, &mut text);
-        metrics::write_gauge(&REQUESTS_QUEUED, queued as u64, &mut text);
-        metrics::write_gauge(&DRAIN_PHASE, phase_number(self.drain.phase()), &mut text);
+        metrics::write_single(&REQUESTS_RUNNING, running as u64, &mut text);
+        metrics::write_single(&REQUESTS_QUEUED, queued as u64, &mut text);
+        if let Some(instance) = &self.instance {
+            let (requests, bytes_in, bytes_out) = instance.statistics.by_activator().counts();
+            metrics::write_single(&PROXIED_REQUESTS, requests, &mut text);
+            metrics::write_family(&PROXIED_BODY_BYTES, &[("in", bytes_in), ("out", bytes_out)], &mut text);
+        }
+        metrics::write_single(&DRAIN_PHASE, phase_number(self.drain.phase()), &mut text);
         let left = self.drain.left(self.zipline.unread());
-        metrics::write_gauge(&DRAIN_LEFT_OBJECTS, left.objects, &mut text);
-        metrics::write_gauge(&DRAIN_LEFT_BYTES, left.bytes, &mut text);
+        metrics::write_single(&DRAIN_LEFT_OBJECTS, left.objects, &mut text);
+        metrics::write_single(&DRAIN_LEFT_BYTES, left.bytes, &mut text);
         self.zipline.write_metrics(&mut text);
         text
     }

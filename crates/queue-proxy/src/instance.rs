@@ -15,7 +15,7 @@ use crate::config::{Config, Sidecar};
 use crate::drain::Drain;
 use crate::metrics::Invocations;
 use crate::probe::Readiness;
-use crate::statistics::Statistics;
+use crate::statistics::{ByActivator, Statistics};
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstream;
 use crate::zipline::Zipline;
@@ -91,6 +91,19 @@ impl Counted {
         };
         instance.statistics.note(instance.clock.now(), begin);
         Self { instance: Arc::clone(instance), end }
+    }
+
+    /// So many bytes of its body and of its answer's have passed.
+    pub fn moved(&self, bytes_in: u64, bytes_out: u64) {
+        if let Some(by_activator) = self.by_activator() {
+            by_activator.received(bytes_in);
+            by_activator.answered(bytes_out);
+        }
+    }
+
+    /// Where to count its body's bytes, if it came by the activator.
+    pub fn by_activator(&self) -> Option<&Arc<ByActivator>> {
+        (self.end == RequestEvent::ProxiedOut).then(|| self.instance.statistics.by_activator())
     }
 }
 

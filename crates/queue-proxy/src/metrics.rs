@@ -119,16 +119,29 @@ impl Invocations {
     }
 }
 
-/// Appends one of our gauges, which has no labels.
-pub fn write_gauge(metric: &Metric, value: u64, text: &mut String) {
-    let kind = match metric.kind {
+/// Appends one of our metrics that has no labels.
+pub fn write_single(metric: &Metric, value: u64, text: &mut String) {
+    let mut lines = Lines(text);
+    lines.head(metric.name, kind(metric), metric.help);
+    lines.sample(metric.name, "", value);
+}
+
+/// Appends one of our metrics that has one label, whose name the contract gives.
+pub fn write_family(metric: &Metric, values: &[(&str, u64)], text: &mut String) {
+    let label = metric.labels.first().copied().unwrap_or("label");
+    let mut lines = Lines(text);
+    lines.head(metric.name, kind(metric), metric.help);
+    for (name, value) in values {
+        lines.sample(metric.name, &format!("{label}=\"{name}\""), *value);
+    }
+}
+
+const fn kind(metric: &Metric) -> &'static str {
+    match metric.kind {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
         Kind::Histogram => "histogram",
-    };
-    let mut lines = Lines(text);
-    lines.head(metric.name, kind, metric.help);
-    lines.sample(metric.name, "", value);
+    }
 }
 
 /// A label's value as it stands between quotes.

@@ -1,7 +1,7 @@
 //! What the autoscaler is told: requests in flight and requests a second, cut each second, served as Knative's `Stat`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use zipline_core::stats::{REPORT_INTERVAL, RequestEvent, RequestStats, Stat};
 use zipline_core::time::Monotonic;
@@ -16,6 +16,33 @@ pub struct Statistics {
     requests: Mutex<RequestStats>,
     in_flight: AtomicUsize,
     latest: Mutex<Stat>,
+    by_activator: Arc<ByActivator>,
+}
+
+/// What came by the activator since the start. Numbers that only rise.
+#[derive(Debug, Default)]
+pub struct ByActivator {
+    requests: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+impl ByActivator {
+    /// So many bytes of a body arrived.
+    pub fn received(&self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many bytes of a body were sent back.
+    pub fn answered(&self, bytes: u64) {
+        self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Requests, and the bytes of their bodies: in, out.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (of(&self.requests), of(&self.bytes_in), of(&self.bytes_out))
+    }
 }
 
 impl Statistics {
@@ -27,11 +54,20 @@ impl Statistics {
             requests: Mutex::new(RequestStats::new(clock.now())),
             in_flight: AtomicUsize::new(0),
             latest: Mutex::new(Stat { pod_name: pod.to_owned(), ..Stat::default() }),
+            by_activator: Arc::default(),
         }
+    }
+
+    /// What came by the activator.
+    pub fn by_activator(&self) -> &Arc<ByActivator> {
+        &self.by_activator
     }
 
     /// Takes note of a request that came or went.
     pub fn note(&self, now: Monotonic, event: RequestEvent) {
+        if event == RequestEvent::ProxiedIn {
+            self.by_activator.requests.fetch_add(1, Ordering::Relaxed);
+        }
         match event {
             RequestEvent::ReqIn | RequestEvent::ProxiedIn => self.in_flight.fetch_add(1, Ordering::Relaxed),
             RequestEvent::ReqOut | RequestEvent::ProxiedOut => self.in_flight.fetch_sub(1, Ordering::Relaxed),

@@ -57,7 +57,7 @@ const ROWS: [(&str, &[Metric]); 6] = [
             metrics::DRAIN_PHASE,
         ],
     ),
-    ("Requests", &[metrics::REQUESTS_RUNNING, metrics::REQUESTS_QUEUED]),
+    ("Requests", &[metrics::REQUESTS_RUNNING, metrics::REQUESTS_QUEUED, metrics::PROXIED_REQUESTS, metrics::PROXIED_BODY_BYTES]),
 ];
 
 /// The dashboard, for Grafana's import. Queue-proxies are scraped on their admin port, path `/zipline/metrics`.

@@ -141,6 +141,7 @@ pub(super) struct Exchange<'a, C> {
     /// Whether the client understands `1xx`.
     is_http11: bool,
     /// Bytes of the response's body that were sent.
+    uploaded: u64,
     downloaded: u64,
 }
 
@@ -153,7 +154,18 @@ impl<'a, C: AsyncRead + AsyncWrite + Unpin> Exchange<'a, C> {
         (source, encoder): (Source, Encoder),
         is_http11: bool,
     ) -> Self {
-        Self { client, function, timer, deadlines, source, encoder, upload: Upload::Moving, is_http11, downloaded: 0 }
+        Self {
+            client,
+            function,
+            timer,
+            deadlines,
+            source,
+            encoder,
+            upload: Upload::Moving,
+            is_http11,
+            uploaded: 0,
+            downloaded: 0,
+        }
     }
 
     /// The client sends its body only once it is told to.
@@ -169,6 +181,11 @@ impl<'a, C: AsyncRead + AsyncWrite + Unpin> Exchange<'a, C> {
     /// Whether all of the request reached the function.
     pub(super) const fn is_uploaded(&self) -> bool {
         matches!(self.upload, Upload::Done)
+    }
+
+    /// Bytes of the client's body that went to the function.
+    pub(super) const fn uploaded(&self) -> u64 {
+        self.uploaded
     }
 
     /// Bytes of the response's body that were sent.
@@ -342,7 +359,9 @@ impl<'a, C: AsyncRead + AsyncWrite + Unpin> Exchange<'a, C> {
     /// Moves payload until it ends, answering what comes next.
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<Upload, Fault>> {
         match &mut self.source {
-            Source::Client(decoder) => poll_move_client(self.client, self.function, decoder, &mut self.encoder, cx),
+            Source::Client(decoder) => {
+                poll_move_client(self.client, self.function, (decoder, &mut self.encoder), &mut self.uploaded, cx)
+            }
             Source::Payload(pulled) => poll_move_payload(self.function, pulled, &mut self.encoder, cx),
         }
     }
@@ -398,8 +417,8 @@ impl<'a, C: AsyncRead + AsyncWrite + Unpin> Exchange<'a, C> {
 fn poll_move_client<C: AsyncRead + AsyncWrite + Unpin>(
     client: &mut Conn<C>,
     function: &mut FunctionConn,
-    decoder: &mut Decoder,
-    encoder: &mut Encoder,
+    (decoder, encoder): (&mut Decoder, &mut Encoder),
+    uploaded: &mut u64,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Upload, Fault>> {
     loop {
@@ -410,6 +429,7 @@ fn poll_move_client<C: AsyncRead + AsyncWrite + Unpin>(
                     Ok(sent) => {
                         encoder.sent(sent, &mut function.outbound);
                         decoder.took(sent);
+                        *uploaded += sent as u64;
                         client.inbound.advance(sent);
                     }
                     // It may have answered before it stopped listening; the response's reader tells.

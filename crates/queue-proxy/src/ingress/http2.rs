@@ -134,7 +134,7 @@ async fn pass(
         _ => None,
     };
     let invocation = (!gate::is_probe(&head.headers)).then(|| Invocation::begin(&instance));
-    let mut guards = Guards { invocation, _slot: slot, _counted: counted, _visit: visit, _in_use: None, observed: None };
+    let mut guards = Guards { invocation, _slot: slot, counted, _visit: visit, _in_use: None, observed: None };
 
     let method = head.method.clone();
     let taken = rewrite::take_zipline(&mut head.headers);
@@ -146,7 +146,10 @@ async fn pass(
         }
     }
     let outcome = match taken.filter(|taken| taken.contains_key(REFERENCE)) {
-        None => send(&instance, head, RequestBody::Client(body), None, peer, &mut limits).await,
+        None => {
+            let by_activator = guards.counted.as_ref().and_then(Counted::by_activator).cloned();
+            send(&instance, head, RequestBody::Client(body, by_activator), None, peer, &mut limits).await
+        }
         Some(taken) => match resolve(&instance, &mut head, body, &taken, &mut limits).await {
             Ok(payload) => {
                 let (body, failure) = RequestBody::payload(payload.body, payload.length);
@@ -260,7 +263,7 @@ async fn send(
     limits: &mut Limits,
 ) -> Result<(Response<Incoming>, InUse), Answer> {
     rewrite::toward_function(&mut head.headers, peer.ip(), None);
-    if let (RequestBody::Client(_), Some(length)) = (&body, body.size_hint().exact())
+    if let (RequestBody::Client(..), Some(length)) = (&body, body.size_hint().exact())
         && length > 0
     {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
@@ -330,10 +333,22 @@ impl Limits {
 struct Guards {
     invocation: Option<Invocation>,
     _slot: Option<Slot>,
-    _counted: Option<Counted>,
+    counted: Option<Counted>,
     _visit: Visit,
     _in_use: Option<InUse>,
     observed: Option<Box<Observed>>,
+}
+
+impl Guards {
+    /// So many bytes of the response's body go out.
+    fn sent(&mut self, bytes: u64) {
+        if let Some(observed) = &mut self.observed {
+            observed.sent(bytes);
+        }
+        if let Some(by_activator) = self.counted.as_ref().and_then(Counted::by_activator) {
+            by_activator.answered(bytes);
+        }
+    }
 }
 
 /// A response's body.
@@ -372,8 +387,8 @@ impl Body for ResponseBody {
         match Pin::new(&mut body.incoming).poll_frame(cx) {
             Poll::Ready(frame) => {
                 body.limits.deadlines.progressed();
-                if let (Some(observed), Some(Ok(frame))) = (&mut body.guards.observed, &frame) {
-                    observed.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
+                if let Some(Ok(frame)) = &frame {
+                    body.guards.sent(frame.data_ref().map_or(0, Bytes::len) as u64);
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Cut::Function)))
             }

@@ -10,11 +10,12 @@ use hyper::body::Incoming;
 
 use super::rewrite;
 use crate::payload::{PayloadBody, Refusal};
+use crate::statistics::ByActivator;
 
 /// A request's body.
 pub enum RequestBody {
-    /// The client's, frame by frame, trailers included.
-    Client(Incoming),
+    /// The client's, frame by frame, trailers included, and where its bytes are counted.
+    Client(Incoming, Option<Arc<ByActivator>>),
     /// A payload that takes the place of an empty body.
     Payload {
         /// Its bytes.
@@ -69,7 +70,10 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.get_mut() {
-            Self::Client(body) => Pin::new(body).poll_frame(cx).map_err(Cut::Client).map_ok(|mut frame| {
+            Self::Client(body, by_activator) => Pin::new(body).poll_frame(cx).map_err(Cut::Client).map_ok(|mut frame| {
+                if let (Some(by_activator), Some(data)) = (by_activator, frame.data_ref()) {
+                    by_activator.received(data.len() as u64);
+                }
                 frame.trailers_mut().map(rewrite::trailers);
                 frame
             }),
@@ -97,14 +101,14 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Client(body) => body.is_end_stream(),
+            Self::Client(body, _) => body.is_end_stream(),
             Self::Payload { owed, .. } => *owed == Some(0),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Client(body) => body.size_hint(),
+            Self::Client(body, _) => body.size_hint(),
             Self::Payload { owed, .. } => owed.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }

@@ -117,6 +117,30 @@ fn without_prometheus_there_is_no_port_for_the_user() {
 }
 
 #[test]
+fn bodies_that_came_by_the_activator_are_counted_and_others_are_not() {
+    let function = holding();
+    let proxy = Proxy::start(function.port, &[]);
+    let by_activator = "K-Proxy-Request: activator\r\n";
+    let asked = [
+        format!("POST / HTTP/1.1\r\nHost: a\r\n{by_activator}Content-Length: 5\r\n\r\nhello"),
+        format!("PUT / HTTP/1.1\r\nHost: a\r\n{by_activator}Content-Length: 3\r\n\r\nabc"),
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nmore".to_owned(),
+    ];
+    for request in asked {
+        assert_eq!(proxy.ask(&request).status(), 200);
+    }
+    until_holds("no request runs", || proxy.status("running") == 0);
+    let metrics = proxy.get(doors::ADMIN, "/zipline/metrics").text();
+    for line in [
+        "zipline_proxied_requests_total 2",
+        "zipline_proxied_body_bytes_total{direction=\"in\"} 8",
+        "zipline_proxied_body_bytes_total{direction=\"out\"} 4", // `ok`, twice.
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} in\n{metrics}");
+    }
+}
+
+#[test]
 fn the_status_has_every_field() {
     let proxy = Proxy::start(crate::support::silent_port(), &[]);
     for field in ["held_bytes", "held_objects", "leases", "waiters", "receiving_bytes", "queued", "running", "pull_connections"] {

@@ -79,7 +79,19 @@ struct Running {
 struct Held {
     invocation: Option<Invocation>,
     _slot: Option<Slot>,
-    _counted: Option<Counted>,
+    counted: Option<Counted>,
+}
+
+impl Running {
+    /// So many bytes of its body and of its answer's have passed.
+    fn moved(&self, observed: Option<&mut Observed>, bytes_in: u64, bytes_out: u64) {
+        if let Some(counted) = self.held.as_ref().and_then(|held| held.counted.as_ref()) {
+            counted.moved(bytes_in, bytes_out);
+        }
+        if let Some(observed) = observed {
+            observed.sent(bytes_out);
+        }
+    }
 }
 
 impl Held {
@@ -275,8 +287,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
                 };
             }
         }
-        let mut running =
-            Running { status: None, visit: Some(visit), held: Some(Held { invocation, _slot: slot, _counted: counted }) };
+        let mut running = Running { status: None, visit: Some(visit), held: Some(Held { invocation, _slot: slot, counted }) };
         let next = self.forward(&mut open, outgoing, &mut deadlines, &mut running).await;
         if let Some(held) = running.held {
             held.answered(running.status);
@@ -375,6 +386,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         let answered = referred::Answered { method: &open.method, status: head.status, length };
         let taken = referred::take(&self.instance, open.is_asked_for_capability, &answered, &mut head.headers, whole);
         if let Some(taken) = taken {
+            running.moved(None, exchange.uploaded(), 0);
             open.body = exchange.into_client_body();
             return self.refer(open, head, taken, function, (*deadlines, running)).await;
         }
@@ -384,9 +396,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Session<C> {
         let function_keeps_alive = head.keep_alive;
         let (body, encoder, keep_alive) = Response { head, open, keep_alive }.begin(exchange.client());
         let relayed = exchange.relay(body, encoder).await;
-        if let Some(observed) = &mut self.observed {
-            observed.sent(exchange.downloaded());
-        }
+        running.moved(self.observed.as_deref_mut(), exchange.uploaded(), exchange.downloaded());
         if let Err(fault) = relayed {
             tracing::debug!(?fault, "a response was cut");
             return Next::Cut;

@@ -9,6 +9,9 @@ use crate::zipline::body::Body;
 use crate::zipline::problem::Problem;
 use crate::zipline::upload::Upload;
 
+/// What it can do; the first only on the Unix socket.
+const FEATURES: [&str; 4] = ["descriptors", "open", "narrow", "invoke"];
+
 /// What does not change while the proxy runs.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Info {
@@ -43,12 +46,17 @@ impl Info {
             instance: identity.pod.clone(),
             namespace: identity.namespace.clone(),
             service: identity.service.clone(),
-            features: &["descriptors", "open", "narrow", "invoke"],
+            features: &FEATURES,
             inline_threshold_bytes: zipline.inline_threshold_bytes,
             heap_threshold_bytes: zipline.heap_threshold_bytes,
             transfer: zipline.transfer.name(),
             limits: Limits { payload_bytes_max, retrievals_max: RETRIEVALS_MAX, ttl_seconds_max: zipline.ttl_max.as_secs() },
         }
+    }
+
+    /// The same to whoever no descriptor can reach.
+    fn without_descriptors(&self) -> Self {
+        Self { features: &FEATURES[1..], ..self.clone() }
     }
 
     /// The longest ttl a put may ask for.
@@ -58,8 +66,12 @@ impl Info {
 }
 
 impl Api {
-    pub(super) fn describe(&self, request: &Request<Upload>) -> Result<Response<Body>, Problem> {
+    /// `passes_descriptors`: the request came by the Unix socket.
+    pub(super) fn describe(&self, request: &Request<Upload>, passes_descriptors: bool) -> Result<Response<Body>, Problem> {
         options::no_query(request.uri().query())?;
-        json(StatusCode::OK, &self.info)
+        match passes_descriptors {
+            true => json(StatusCode::OK, &self.info),
+            false => json(StatusCode::OK, &self.info.without_descriptors()),
+        }
     }
 }

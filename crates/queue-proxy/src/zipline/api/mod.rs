@@ -121,7 +121,7 @@ impl Api {
             return self.calls.make(request, target, Origin::Invoke, &connection.upgrade).await;
         }
         match (path, request.method()) {
-            ("/v1", &Method::GET) => self.describe(&request),
+            ("/v1", &Method::GET) => self.describe(&request, connection.token.is_none()),
             ("/v1/objects", &Method::POST) => self.put(request, &connection.after).await,
             ("/v1/objects", &Method::PUT) => self.write(request).await,
             ("/v1/objects", &Method::GET) => self.get(&request, &connection.after).await,
