@@ -11,8 +11,12 @@ pub(crate) const SCHEMA: u32 = 1;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub(crate) schema: u32,
-    /// Path of the list of documents.
+    /// Path of the list of documents; empty where `inputs` has them.
+    #[serde(default)]
     pub(crate) documents: String,
+    /// A bundle of documents for each mapper, where mappers can't read the files themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) inputs: Vec<Reference>,
     /// Parts of the list, and so calls of the mapper.
     pub(crate) mappers: u32,
     /// Calls of the reducer.
@@ -58,8 +62,12 @@ pub(crate) struct Phase {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Map {
     pub(crate) schema: u32,
-    /// Path of the list of documents.
+    /// Path of the list of documents; empty where `input` has them.
+    #[serde(default)]
     pub(crate) documents: String,
+    /// The bundle of the part's documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) input: Option<Reference>,
     pub(crate) part: u32,
     pub(crate) reducers: u32,
 }

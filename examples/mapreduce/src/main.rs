@@ -4,6 +4,7 @@
 //! first: it is the whole workflow. `README.md` beside it documents the messages and the part format.
 #![forbid(unsafe_code)]
 
+mod bundle;
 mod corpus;
 mod documents;
 mod job;
@@ -92,6 +93,18 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         list: PathBuf,
     },
+    /// Write the documents of one part into one file
+    Bundle {
+        /// List of documents
+        #[arg(long, value_name = "FILE")]
+        list: PathBuf,
+        /// Which part
+        #[arg(long)]
+        part: u32,
+        /// Where they go
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Compute the result in this one process
     Reference {
         /// List of documents
@@ -145,12 +158,8 @@ fn main() -> Result<()> {
             let bytes = corpus.files.iter().map(|(_, bytes)| bytes).sum();
             print(&Chosen { documents: corpus.files.len(), bytes, origin: corpus.origin })
         }
-        Command::Reference { list, output } => {
-            let file = std::fs::File::create(&output).with_context(|| format!("the file {}", output.display()))?;
-            let mut out = BufWriter::with_capacity(1 << 20, file);
-            reference::compute(&list, &mut out)?;
-            out.flush().with_context(|| format!("the file {}", output.display()))
-        }
+        Command::Bundle { list, part, output } => write(&output, |out| bundle::write(&list, part, out)),
+        Command::Reference { list, output } => write(&output, |out| reference::compute(&list, out)),
         Command::Summary { result, top } => print(&report::summarise(&read(&result)?, top)?),
         Command::Export { result, list, output } => report::export(&read(&result)?, &list, &output),
     }
@@ -162,6 +171,13 @@ struct Chosen {
     bytes: u64,
     #[serde(flatten)]
     origin: corpus::Origin,
+}
+
+fn write(path: &std::path::Path, content: impl FnOnce(&mut BufWriter<std::fs::File>) -> Result<()>) -> Result<()> {
+    let named = || format!("the file {}", path.display());
+    let mut out = BufWriter::with_capacity(1 << 20, std::fs::File::create(path).with_context(named)?);
+    content(&mut out)?;
+    out.flush().with_context(named)
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>> {

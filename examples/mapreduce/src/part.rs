@@ -23,6 +23,8 @@ pub(crate) struct Posting {
 pub(crate) enum PartError {
     #[error("the part does not begin with `zmr1`")]
     Magic,
+    #[error("the bundle of documents does not begin with `zmd1`")]
+    BundleMagic,
     #[error("the part is cut off")]
     Truncated,
     #[error("a number in the part has more than 64 bits")]
@@ -46,7 +48,8 @@ pub(crate) fn write_varint(out: &mut impl Write, mut number: u64) -> io::Result<
     out.write_all(&bytes[..=length])
 }
 
-fn read_varint(bytes: &mut &[u8]) -> Result<u64, PartError> {
+/// Reads a number and moves past it.
+pub(crate) fn read_varint(bytes: &mut &[u8]) -> Result<u64, PartError> {
     let mut number = 0;
     for shift in (0..).step_by(7) {
         let (byte, rest) = bytes.split_first().ok_or(PartError::Truncated)?;

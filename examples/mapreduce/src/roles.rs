@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use zipline_sdk::{Call, Client, Failure, PARALLEL_DEFAULT, Payload, PayloadWriter, PutOptions, Request, Response};
 
+use crate::bundle::Documents;
 use crate::documents;
 use crate::job::{Edge, Map, Mapped, Phase, Ran, Reduce, Reduced, Run, SCHEMA, Stored, answer, check_schema, parse, payload};
-use crate::part::{Merged, merge};
+use crate::part::{Merged, PartError, merge};
 use crate::tally::Tally;
 use crate::tokens::each_token;
 
@@ -29,11 +30,16 @@ pub(crate) async fn drive(client: Client, request: Request) -> Result<Response, 
             return Err(Failure::new(http::StatusCode::BAD_REQUEST, format!("{what}: {number}, expected 1 to {CALLS_MAX}")));
         }
     }
+    if !run.inputs.is_empty() && run.inputs.len() != run.mappers as usize {
+        let detail = format!("{} inputs for {} mappers", run.inputs.len(), run.mappers);
+        return Err(Failure::new(http::StatusCode::BAD_REQUEST, detail));
+    }
     let mut phases = Phases::begin();
     let mut edges = Vec::new();
 
     let maps: Vec<Mapped> = ask(&client, &run.mapper, run.mappers, |part| {
-        payload(&Map { schema: SCHEMA, documents: run.documents.clone(), part, reducers: run.reducers })
+        let input = run.inputs.get(part as usize).cloned();
+        payload(&Map { schema: SCHEMA, documents: run.documents.clone(), input, part, reducers: run.reducers })
     })
     .await?;
     phases.end("map");
@@ -85,7 +91,11 @@ pub(crate) async fn map(client: Client, request: Request) -> Result<Response, Fa
             format!("reducers: {}, expected 1 to {CALLS_MAX}", map.reducers),
         ));
     }
-    let (parts, mut mapped) = tokio::task::spawn_blocking(move || count_part(&map)).await??;
+    let bundle = match &map.input {
+        Some(input) => Some(client.get(input).await?),
+        None => None,
+    };
+    let (parts, mut mapped) = tokio::task::spawn_blocking(move || count_part(&map, bundle.as_deref())).await??;
     let sizes: Vec<_> = parts.iter().map(|part| part.len() as u64).collect();
     let references = client.scatter(parts, PutOptions::default(), PARALLEL_DEFAULT).await?;
     mapped.parts = references.into_iter().zip(sizes).map(|(reference, bytes)| Stored { reference, bytes }).collect();
@@ -125,12 +135,25 @@ async fn ask<T: serde::de::DeserializeOwned>(
     answers.iter().enumerate().map(read).collect()
 }
 
-/// Counts the documents of one part; the answer's references are still missing.
-fn count_part(map: &Map) -> Result<(Vec<Payload>, Mapped), Failure> {
-    let all = documents::read(Path::new(&map.documents))
-        .map_err(|error| Failure::new(http::StatusCode::BAD_REQUEST, format!("{error:#}")))?;
+/// Counts the documents of one part, out of a bundle or where they lie; the answer's references are still missing.
+fn count_part(map: &Map, bundle: Option<&[u8]>) -> Result<(Vec<Payload>, Mapped), Failure> {
     let mut tally = Tally::default();
     let mut mapped = Mapped { parts: Vec::new(), documents: 0, input_bytes: 0, tokens: 0 };
+    match bundle {
+        Some(bundle) => count_bundle(bundle, &mut tally, &mut mapped)?,
+        None => count_files(map, &mut tally, &mut mapped)?,
+    }
+    mapped.tokens = tally.tokens();
+    let writer = || PayloadWriter::new().map(|writer| BufWriter::with_capacity(WRITE_BYTES, writer));
+    let mut writers = (0..map.reducers).map(|_| writer()).collect::<Result<Vec<_>, _>>()?;
+    tally.write(&mut writers)?;
+    let parts = writers.into_iter().map(finish).collect::<Result<_, _>>()?;
+    Ok((parts, mapped))
+}
+
+fn count_files(map: &Map, tally: &mut Tally, mapped: &mut Mapped) -> Result<(), Failure> {
+    let all = documents::read(Path::new(&map.documents))
+        .map_err(|error| Failure::new(http::StatusCode::BAD_REQUEST, format!("{error:#}")))?;
     for document in all.iter().filter(|document| document.part == map.part) {
         let failed = |error: std::io::Error| {
             Failure::new(http::StatusCode::INTERNAL_SERVER_ERROR, format!("document {}: {error}", document.path.display()))
@@ -140,12 +163,18 @@ fn count_part(map: &Map) -> Result<(Vec<Payload>, Mapped), Failure> {
         let file = std::fs::File::open(&document.path).map_err(failed)?;
         mapped.input_bytes += each_token(file, |word| tally.count(word)).map_err(failed)?;
     }
-    mapped.tokens = tally.tokens();
-    let writer = || PayloadWriter::new().map(|writer| BufWriter::with_capacity(WRITE_BYTES, writer));
-    let mut writers = (0..map.reducers).map(|_| writer()).collect::<Result<Vec<_>, _>>()?;
-    tally.write(&mut writers)?;
-    let parts = writers.into_iter().map(finish).collect::<Result<_, _>>()?;
-    Ok((parts, mapped))
+    Ok(())
+}
+
+fn count_bundle(bundle: &[u8], tally: &mut Tally, mapped: &mut Mapped) -> Result<(), Failure> {
+    let unreadable = |error: PartError| Failure::new(http::StatusCode::BAD_REQUEST, error.to_string());
+    for document in Documents::of(bundle).map_err(unreadable)? {
+        let (number, text) = document.map_err(unreadable)?;
+        tally.begin_document(number);
+        mapped.documents += 1;
+        mapped.input_bytes += each_token(text, |word| tally.count(word))?;
+    }
+    Ok(())
 }
 
 fn merge_payloads(parts: &[Payload]) -> Result<(Payload, Merged), Failure> {
