@@ -13,6 +13,10 @@ pub(crate) struct Arguments {
     /// State directory of the platform
     #[arg(long, global = true, env = "ZIPLINE_STATE", value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+    /// Use the cluster of KUBECONFIG in place of a local platform: `service`, `instance`, `invoke`, `object`, `demo`; in this
+    /// namespace [default: default]
+    #[arg(long, global = true, value_name = "NAMESPACE", require_equals = true, num_args = 0..=1, default_missing_value = "default")]
+    pub(crate) cluster: Option<String>,
     /// Print exactly one JSON document on standard output
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -47,6 +51,8 @@ pub(crate) enum Command {
     Status(cluster::Cluster),
     /// Give a cluster's namespace a new key
     RotateKeys(cluster::Cluster),
+    /// Serve a cluster's services and objects on the sockets of a platform, for many commands with --state DIR
+    Connect(cluster::Cluster),
     /// Price what a workflow did, by every transfer method, from a JSON of its operations or a bench's raw file
     Cost(cost::Cost),
     /// Print versions

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod commands;
+mod connection;
 mod control;
 mod failure;
 mod format;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::arguments::{Arguments, Command};
+use crate::connection::Connection;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
 use crate::running::Running;
@@ -58,22 +60,45 @@ fn not_understood(refused: &clap::Error) -> ExitCode {
 }
 
 async fn run(arguments: Arguments, output: Output) -> Result<Outcome, Failure> {
-    let state = arguments.state;
-    let running = |state| state_dir(state).map(Running::new);
+    let (state, cluster) = (arguments.state, arguments.cluster);
     match arguments.command {
         Command::Up(up) => commands::up::run(up, state_dir(state)?, output).await,
-        Command::Service(service) => commands::service::run(service, &running(state)?, output).await,
-        Command::Instance(instance) => commands::instance::run(instance, &running(state)?, output).await,
-        Command::Invoke(invoke) => commands::invoke::run(invoke, &running(state)?, output).await,
-        Command::Object(object) => commands::object::run(object, &running(state)?, output).await,
-        Command::Demo(demo) => commands::demo::run(demo, output).await,
+        Command::Service(service) => {
+            let (running, _connection) = running(state, cluster).await?;
+            commands::service::run(service, &running, output).await
+        }
+        Command::Instance(instance) => {
+            let (running, _connection) = running(state, cluster).await?;
+            commands::instance::run(instance, &running, output).await
+        }
+        Command::Invoke(invoke) => {
+            let (running, _connection) = running(state, cluster).await?;
+            commands::invoke::run(invoke, &running, output).await
+        }
+        Command::Object(object) => {
+            let (running, _connection) = running(state, cluster).await?;
+            commands::object::run(object, &running, output).await
+        }
+        Command::Demo(demo) => commands::demo::run(demo, cluster, output).await,
         Command::Bench(bench) => commands::bench::run(bench, output),
         Command::Install(cluster) => commands::cluster::run("install", cluster, output),
         Command::Uninstall(cluster) => commands::cluster::run("uninstall", cluster, output),
         Command::Status(cluster) => commands::cluster::run("status", cluster, output),
         Command::RotateKeys(cluster) => commands::cluster::run("rotate-keys", cluster, output),
+        Command::Connect(cluster) => commands::cluster::run("connect", cluster, output),
         Command::Cost(cost) => commands::cost::run(&cost, output),
         Command::Version => commands::version::run(output),
+    }
+}
+
+/// The platform that a command speaks to: the local one, or a cluster that looks like it for as long as the connection is held.
+async fn running(state: Option<PathBuf>, cluster: Option<String>) -> Result<(Running, Option<Connection>), Failure> {
+    match cluster {
+        Some(namespace) => {
+            let connection = Connection::open(&namespace).await?;
+            Ok((Running::of_cluster(connection.state(), namespace), Some(connection)))
+        }
+        None => Ok((Running::new(state_dir(state)?), None)),
     }
 }
 

@@ -78,6 +78,11 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// Whether anybody sees how far it is.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.output.terminal
+    }
+
     /// Says on the terminal how far it is.
     pub(crate) fn update(&self, detail: &str) {
         if self.output.terminal {

@@ -9,6 +9,8 @@ use crate::failure::{Exit, Failure};
 
 /// File of the control API in a state directory.
 const CONTROL_SOCKET: &str = "control.sock";
+/// The namespace of whoever names none.
+const DEFAULT_NAMESPACE: &str = "default";
 /// File of the client proxy's local API in a state directory.
 const CLIENT_SOCKET: &str = "client.sock";
 
@@ -16,11 +18,22 @@ const CLIENT_SOCKET: &str = "client.sock";
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
     state: PathBuf,
+    namespace: String,
 }
 
 impl Running {
     pub(crate) fn new(state: PathBuf) -> Self {
-        Self { state }
+        Self { state, namespace: DEFAULT_NAMESPACE.to_owned() }
+    }
+
+    /// A cluster's sockets; whoever names no namespace means this one.
+    pub(crate) fn of_cluster(state: PathBuf, namespace: String) -> Self {
+        Self { state, namespace }
+    }
+
+    /// The namespace that was named, or the one that is meant.
+    pub(crate) fn namespace<'a>(&'a self, named: &'a Option<String>) -> &'a str {
+        named.as_deref().unwrap_or(&self.namespace)
     }
 
     pub(crate) fn control(&self) -> Control {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use kube::Client;
 use zipline_kubernetes::admission::Rules;
+use zipline_kubernetes::connect::{self, Connect};
 use zipline_kubernetes::controller::{self, Settings};
 use zipline_kubernetes::install::{self, Install, Report, RotateKeys, Status, Uninstall};
 use zipline_kubernetes::manifests::{Options, files, objects, yaml};
@@ -34,6 +35,8 @@ enum Command {
     Status(Status),
     /// Give a namespace a new key; it seals five minutes after every proxy could have read it
     RotateKeys(RotateKeys),
+    /// Serve a cluster as the local platform serves itself: the folder is then `zipline --state`
+    Connect(Connect),
     /// Print the objects that `install` applies
     Manifests(Installation),
     /// Run in the cluster: webhook, certificates, keys
@@ -109,6 +112,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
             };
             Ok(controller::run(client().await?, settings).await?)
         }
+        Command::Connect(connect) => Ok(connect::connect(client().await?, connect).await?),
         Command::Manifests(Installation { write: Some(folder), .. }) => {
             for path in files::write(&folder)? {
                 println!("written  {}", folder.join(path).display());

@@ -4,6 +4,8 @@
 pub const NAMESPACE: &str = "zipline-system";
 /// The controller: deployment, service, service account, roles.
 pub const CONTROLLER: &str = "zipline-controller";
+/// The client proxy of a namespace.
+pub const CLIENT: &str = "zipline-client";
 /// The webhook's configuration.
 pub const WEBHOOK: &str = "zipline";
 /// Secret with the webhook's own certificate, in [`NAMESPACE`].
@@ -34,6 +36,8 @@ pub const CONFIG_DEPLOYMENT: &str = "config-deployment";
 pub const SIDECAR_IMAGE: &str = "queue-sidecar-image";
 /// Label that Knative gives every pod of a revision.
 pub const REVISION_LABEL: &str = "serving.knative.dev/revision";
+/// Label that Knative gives every pod of a service.
+pub const SERVICE_LABEL: &str = "serving.knative.dev/service";
 /// Knative's sidecar.
 pub const QUEUE_PROXY: &str = "queue-proxy";
 /// Port of the webhook.
@@ -46,3 +50,5 @@ pub const WEBHOOK_PATH: &str = "/mutate";
 pub const KEYS_VOLUME: &str = "zipline-keys";
 /// What the controller's argument with the queue-proxy's image begins with.
 pub const QUEUE_PROXY_IMAGE_ARGUMENT: &str = "--queue-proxy-image=";
+/// What the controller's arguments with a setting begin with.
+pub const SETTING_ARGUMENT: &str = "--set=";

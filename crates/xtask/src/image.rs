@@ -29,6 +29,8 @@ enum Program {
     Kubernetes,
     /// The function and the driver of the tests on a cluster
     E2eFunction,
+    /// Driver, mapper and reducer of `zipline demo --cluster`
+    Mapreduce,
 }
 
 impl Program {
@@ -37,6 +39,7 @@ impl Program {
             Self::QueueProxy => "zipline-queue-proxy",
             Self::Kubernetes => "zipline-kubernetes",
             Self::E2eFunction => "zipline-e2e-cluster",
+            Self::Mapreduce => "zipline-mapreduce",
         }
     }
 
@@ -45,6 +48,7 @@ impl Program {
             Self::QueueProxy => "zipline-queue-proxy",
             Self::Kubernetes => "zipline-kubernetes",
             Self::E2eFunction => "zipline-e2e-function",
+            Self::Mapreduce => "zipline-mapreduce",
         }
     }
 
@@ -53,6 +57,7 @@ impl Program {
             Self::QueueProxy => "Zipline queue-proxy",
             Self::Kubernetes => "Zipline's webhook and controller",
             Self::E2eFunction => "Zipline's test function",
+            Self::Mapreduce => "Zipline's demo",
         }
     }
 
@@ -61,6 +66,7 @@ impl Program {
             Self::QueueProxy => "queue-proxy",
             Self::Kubernetes => "controller",
             Self::E2eFunction => "e2e-function",
+            Self::Mapreduce => "mapreduce",
         };
         format!("{REPOSITORY}/{name}:{}", env!("CARGO_PKG_VERSION"))
     }

@@ -1,5 +1,6 @@
 //! `zipline instance`: the processes behind the services.
 
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
@@ -36,7 +37,7 @@ struct Instances {
 pub(crate) async fn run(command: Command, running: &Running, output: Output) -> Result<Outcome, Failure> {
     let Command::List(arguments) = command;
     let control = running.control();
-    let mut path = format!("/v1/instances{}", arguments.scope.query());
+    let mut path = format!("/v1/instances{}", arguments.scope.query(running));
     if let Some(service) = &arguments.service {
         path.push(if path.contains('?') { '&' } else { '?' });
         path.push_str(&format!("service={}", encode(service)));
@@ -65,7 +66,7 @@ fn row(instance: &InstanceView, now_ms: u64) -> Vec<String> {
         instance.service.namespace.clone(),
         instance.service.revision.clone(),
         format!("{:?}", instance.state).to_lowercase(),
-        format!("{}:{}", instance.address, instance.function_port),
+        SocketAddr::new(instance.address, instance.function_port).to_string(),
         pid(instance.proxy_pid),
         pid(instance.function_pid),
         instance.restarts.to_string(),

@@ -49,9 +49,9 @@ pub(crate) struct Apply {
 /// Which namespaces.
 #[derive(Debug, Args)]
 pub(crate) struct Scope {
-    /// Namespace
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
+    /// Namespace [default: default, or that of --cluster]
+    #[arg(short, long)]
+    namespace: Option<String>,
     /// All namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
@@ -59,8 +59,8 @@ pub(crate) struct Scope {
 
 impl Scope {
     /// The query that asks for them.
-    pub(crate) fn query(&self) -> String {
-        if self.all_namespaces { String::new() } else { format!("?namespace={}", encode(&self.namespace)) }
+    pub(crate) fn query(&self, running: &Running) -> String {
+        if self.all_namespaces { String::new() } else { format!("?namespace={}", encode(running.namespace(&self.namespace))) }
     }
 }
 
@@ -74,9 +74,9 @@ pub(crate) struct List {
 pub(crate) struct Describe {
     /// Service
     name: String,
-    /// Namespace
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
+    /// Namespace [default: default, or that of --cluster]
+    #[arg(short, long)]
+    namespace: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -84,9 +84,9 @@ pub(crate) struct Delete {
     /// Services
     #[arg(required = true)]
     names: Vec<String>,
-    /// Namespace
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
+    /// Namespace [default: default, or that of --cluster]
+    #[arg(short, long)]
+    namespace: Option<String>,
     /// Wait until their last instance is gone
     #[arg(long)]
     wait: bool,
@@ -96,9 +96,9 @@ pub(crate) struct Delete {
 pub(crate) struct Logs {
     /// Service
     name: String,
-    /// Namespace
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
+    /// Namespace [default: default, or that of --cluster]
+    #[arg(short, long)]
+    namespace: Option<String>,
     /// Only this instance
     #[arg(short, long)]
     instance: Option<String>,
@@ -138,10 +138,12 @@ pub(crate) async fn run(command: Command, running: &Running, output: Output) -> 
     let control = running.control();
     match command {
         Command::Apply(arguments) => apply(&control, &arguments, output).await,
-        Command::List(arguments) => list(&control, &arguments.scope, output).await,
-        Command::Describe(arguments) => describe(&control, &arguments, output).await,
-        Command::Delete(arguments) => delete(&control, &arguments, output).await,
-        Command::Logs(arguments) => logs(&control, &arguments, output).await,
+        Command::List(arguments) => list(&control, &arguments.scope.query(running), output).await,
+        Command::Describe(arguments) => {
+            describe(&control, running.namespace(&arguments.namespace), &arguments.name, output).await
+        }
+        Command::Delete(arguments) => delete(&control, running.namespace(&arguments.namespace), &arguments, output).await,
+        Command::Logs(arguments) => logs(&control, running.namespace(&arguments.namespace), &arguments, output).await,
     }
 }
 
@@ -199,8 +201,8 @@ pub(crate) fn read_manifest(file: &Path) -> Result<(Bytes, PathBuf), Failure> {
     Ok((text.into(), folder.unwrap_or_else(|| PathBuf::from("/"))))
 }
 
-async fn list(control: &Control, scope: &Scope, output: Output) -> Result<Outcome, Failure> {
-    let path = format!("/v1/services{}", scope.query());
+async fn list(control: &Control, query: &str, output: Output) -> Result<Outcome, Failure> {
+    let path = format!("/v1/services{query}");
     if output.json {
         return raw(control, &path, output).await;
     }
@@ -223,8 +225,8 @@ async fn list(control: &Control, scope: &Scope, output: Output) -> Result<Outcom
     Ok(Outcome::Yes)
 }
 
-async fn describe(control: &Control, arguments: &Describe, output: Output) -> Result<Outcome, Failure> {
-    let path = service_path(&arguments.namespace, &arguments.name);
+async fn describe(control: &Control, namespace: &str, name: &str, output: Output) -> Result<Outcome, Failure> {
+    let path = service_path(namespace, name);
     if output.json {
         return raw(control, &path, output).await;
     }
@@ -275,20 +277,20 @@ fn revision_row(revision: &RevisionView) -> Vec<String> {
     vec![revision.name.clone(), concurrency, instances(&revision.instances), want, load, state.to_owned()]
 }
 
-async fn delete(control: &Control, arguments: &Delete, output: Output) -> Result<Outcome, Failure> {
+async fn delete(control: &Control, namespace: &str, arguments: &Delete, output: Output) -> Result<Outcome, Failure> {
     let mut document = DeleteDocument { schema: SCHEMA, deleted: Vec::new() };
     for name in &arguments.names {
         let wait = if arguments.wait { "?wait" } else { "" };
-        let path = format!("{}{wait}", service_path(&arguments.namespace, name));
+        let path = format!("{}{wait}", service_path(namespace, name));
         document.deleted.push(control.ask(Method::DELETE, &path, Body::None).await?);
     }
     output.result(&document, || {
-        let line = |name: &String| format!("service {}/{name} deleted\n", arguments.namespace);
+        let line = |name: &String| format!("service {namespace}/{name} deleted\n");
         arguments.names.iter().map(line).collect()
     })
 }
 
-async fn logs(control: &Control, arguments: &Logs, output: Output) -> Result<Outcome, Failure> {
+async fn logs(control: &Control, namespace: &str, arguments: &Logs, output: Output) -> Result<Outcome, Failure> {
     if output.json && arguments.follow {
         return Err(Failure::new(Exit::Usage, "usage", "`service logs --follow` has no end, and so no document")
             .hint("leave out --json, or --follow"));
@@ -297,7 +299,7 @@ async fn logs(control: &Control, arguments: &Logs, output: Output) -> Result<Out
     query.extend(arguments.instance.as_ref().map(|instance| format!("instance={}", encode(instance))));
     query.extend(arguments.tail.map(|tail| format!("tail={tail}")));
     query.extend(arguments.follow.then(|| "follow".to_owned()));
-    let path = format!("{}/logs?{}", service_path(&arguments.namespace, &arguments.name), query.join("&"));
+    let path = format!("{}/logs?{}", service_path(namespace, &arguments.name), query.join("&"));
     let mut stream = control.stream(&path).await?;
     let mut pending = Vec::new();
     let mut lines = Vec::new();

@@ -10,7 +10,7 @@ use crate::manifests::title;
 use crate::names::FIELD_MANAGER;
 
 /// Server-side apply. Fields that somebody else has set are taken over, as these objects are ours.
-pub(super) async fn apply(client: &Client, object: &Value) -> Result<(), InstallError> {
+pub(crate) async fn apply(client: &Client, object: &Value) -> Result<(), InstallError> {
     let (api, name) = api(client, object);
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     let applied = api.patch(&name, &parameters, &Patch::Apply(object)).await;

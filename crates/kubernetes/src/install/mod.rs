@@ -3,11 +3,11 @@
 //! The order keeps every pod whole: first webhook and keys, then the one key of Knative's ConfigMap that makes it use our
 //! queue-proxy; on the way back first that key, then the rest once no pod needs it.
 
-mod apply;
+pub(crate) mod apply;
 mod keys;
 mod pods;
 mod status;
-mod wait;
+pub(crate) mod wait;
 
 use std::time::Duration;
 
@@ -21,14 +21,18 @@ use serde_json::json;
 use zipline_contract::settings as table;
 use zipline_core::settings::check_value;
 
+use crate::connect;
 use crate::manifests::{Options, objects, title};
 use crate::names::{
     CONFIG_DEPLOYMENT, CONTROLLER, ENABLED, ENABLED_LABEL, FIELD_MANAGER, IMAGE_BEFORE, KEYS_SECRET, KNATIVE_NAMESPACE,
-    MANAGED_BY, MANAGED_BY_LABEL, NAMESPACE, QUEUE_PROXY_IMAGE_ARGUMENT, SIDECAR_IMAGE,
+    MANAGED_BY, MANAGED_BY_LABEL, NAMESPACE, QUEUE_PROXY_IMAGE_ARGUMENT, SETTING_ARGUMENT, SIDECAR_IMAGE,
 };
 
 pub use keys::{RotateKeys, Rotated, rotate_keys};
 pub use status::{Installed, Status, status};
+
+/// An image of our queue-proxy, and the settings of every queue-proxy.
+pub(crate) type Installation = (String, Vec<(String, String)>);
 
 /// How long to wait for the cluster unless told otherwise.
 const WAIT_SECONDS: u64 = 180;
@@ -70,6 +74,24 @@ pub enum InstallError {
     ImageBeforeUnknown {
         /// The image that stands there.
         image: String,
+    },
+    /// There is no controller.
+    #[error("Zipline is not installed in this cluster; hint: `zipline install`")]
+    NotInstalled,
+    /// The namespace has no Zipline.
+    #[error(
+        "Zipline is not switched on in namespace {namespace}; \
+         hint: `kubectl label namespace {namespace} {ENABLED_LABEL}={ENABLED}`, or name another one"
+    )]
+    NotEnabled {
+        /// Which.
+        namespace: String,
+    },
+    /// It is there, but not ready.
+    #[error("{what} is not ready; hint: `kubectl describe` of its pod tells why")]
+    NotReady {
+        /// What.
+        what: String,
     },
     /// The named namespace has no keys.
     #[error(
@@ -120,6 +142,7 @@ impl From<OptionArguments> for Options {
         Self {
             controller_image: arguments.controller_image,
             queue_proxy_image: arguments.queue_proxy_image,
+            earlier_images: Vec::new(),
             replicas: arguments.replicas,
             settings: arguments.settings,
             deletion_cost: arguments.pod_deletion_cost,
@@ -205,7 +228,11 @@ pub fn setting(text: &str) -> Result<(String, String), String> {
 pub async fn install(client: Client, arguments: Install) -> Result<Done, InstallError> {
     let image = arguments.options.queue_proxy_image.clone();
     sidecar_config(&client).await?; // Knative must be there before anything is made.
-    let objects = objects(&arguments.options.into());
+    let mut options = Options::from(arguments.options);
+    // Until they are rolled, a revision's new pods come with the image that was ours before, and want their keys too.
+    let ours_before = our_image(&client).await?.filter(|before| *before != image);
+    options.earlier_images.extend(ours_before.clone());
+    let objects = objects(&options);
     for object in &objects {
         apply::apply(&client, object).await?;
     }
@@ -220,7 +247,7 @@ pub async fn install(client: Client, arguments: Install) -> Result<Done, Install
     let (before, next) = match arguments.keep_sidecar {
         true => (present.clone(), format!("next: {}", switch_command(&image))),
         false => {
-            set_image(&client, &image, before_ours(&config, &image, present.as_deref())).await?;
+            set_image(&client, &image, before_ours(&config, &[Some(&image), ours_before.as_ref()], present.as_deref())).await?;
             (present.clone(), "next: Knative rolls every revision's pods now; `zipline status` shows how far it is".to_owned())
         }
     };
@@ -241,9 +268,9 @@ fn switch_command(image: &str) -> String {
 }
 
 /// Which image to go back to: what an earlier install noted, else what stands there now.
-fn before_ours(config: &ConfigMap, ours: &str, present: Option<&str>) -> Option<String> {
+fn before_ours(config: &ConfigMap, ours: &[Option<&String>], present: Option<&str>) -> Option<String> {
     let noted = config.annotations().get(IMAGE_BEFORE).cloned();
-    noted.or_else(|| present.filter(|present| *present != ours).map(str::to_owned))
+    noted.or_else(|| present.filter(|present| !ours.iter().flatten().any(|ours| ours == present)).map(str::to_owned))
 }
 
 /// Removes everything.
@@ -266,6 +293,7 @@ pub async fn uninstall(client: Client, arguments: Uninstall) -> Result<Done, Ins
     if present != image {
         wait::for_no_pod_with(&client, &present, limit).await?;
     }
+    connect::remove_everywhere(&client).await?;
     let namespaces = switch_off(&client).await?;
     let mut objects = objects(&Options::default());
     objects.reverse();
@@ -285,11 +313,24 @@ pub async fn uninstall(client: Client, arguments: Uninstall) -> Result<Done, Ins
 
 /// The queue-proxy's image that the controller was installed with.
 async fn our_image(client: &Client) -> Result<Option<String>, InstallError> {
+    Ok(installed(client).await?.map(|(image, _)| image))
+}
+
+/// The image and the settings of queue-proxies that the controller was installed with; none where there is no controller.
+pub(crate) async fn installed(client: &Client) -> Result<Option<Installation>, InstallError> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
     let found = deployments.get_opt(CONTROLLER).await.map_err(refused("reading the controller's deployment"))?;
     let pod = found.and_then(|deployment| deployment.spec).and_then(|spec| spec.template.spec);
     let arguments = pod.into_iter().flat_map(|pod| pod.containers).flat_map(|container| container.args.unwrap_or_default());
-    Ok(arguments.filter_map(|argument| argument.strip_prefix(QUEUE_PROXY_IMAGE_ARGUMENT).map(str::to_owned)).next())
+    let (mut image, mut settings) = (None, Vec::new());
+    for argument in arguments {
+        if let Some(named) = argument.strip_prefix(QUEUE_PROXY_IMAGE_ARGUMENT) {
+            image.get_or_insert_with(|| named.to_owned());
+        } else if let Some((name, value)) = argument.strip_prefix(SETTING_ARGUMENT).and_then(|set| set.split_once('=')) {
+            settings.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    Ok(image.map(|image| (image, settings)))
 }
 
 /// Takes label and keys from every namespace.
@@ -339,13 +380,13 @@ fn parameters() -> PatchParams {
 }
 
 /// For `map_err`: the cluster refused `what`.
-fn refused(what: impl Into<String>) -> impl FnOnce(kube::Error) -> InstallError {
+pub(crate) fn refused(what: impl Into<String>) -> impl FnOnce(kube::Error) -> InstallError {
     let what = what.into();
     move |error| InstallError::Cluster { what, error: Box::new(error) }
 }
 
 /// What was to be deleted and is not there is deleted.
-fn unless_gone(result: Result<(), kube::Error>, what: String) -> Result<(), InstallError> {
+pub(crate) fn unless_gone(result: Result<(), kube::Error>, what: String) -> Result<(), InstallError> {
     match result {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other.map_err(refused(what)),

@@ -16,16 +16,7 @@ use crate::names::{CONTROLLER, KEYS_SECRET, NAMESPACE, REVISION_LABEL, WEBHOOK};
 
 /// The controller answers, and the API server trusts it.
 pub(super) async fn for_controller(client: &Client, limit: Duration) -> Result<(), InstallError> {
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
-    let is_rolled_out = |deployment: Option<&Deployment>| {
-        let Some(deployment) = deployment else { return false };
-        let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-        let status = deployment.status.as_ref();
-        let observed = status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
-        let of = |count: Option<i32>| count.unwrap_or_default() >= wanted;
-        observed && status.is_some_and(|status| of(status.updated_replicas) && of(status.available_replicas))
-    };
-    condition(deployments, CONTROLLER, is_rolled_out, "the controller", limit).await?;
+    for_deployment(client, NAMESPACE, CONTROLLER, limit).await?;
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let is_trusted = |webhook: Option<&MutatingWebhookConfiguration>| {
         let hooks = webhook.and_then(|webhook| webhook.webhooks.as_deref()).unwrap_or_default();
@@ -34,8 +25,22 @@ pub(super) async fn for_controller(client: &Client, limit: Duration) -> Result<(
     condition(webhooks, WEBHOOK, is_trusted, "the API server's trust in the webhook", limit).await
 }
 
+/// The deployment runs as it says.
+pub(crate) async fn for_deployment(client: &Client, namespace: &str, name: &str, limit: Duration) -> Result<(), InstallError> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let is_rolled_out = |deployment: Option<&Deployment>| {
+        let Some(deployment) = deployment else { return false };
+        let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+        let status = deployment.status.as_ref();
+        let observed = status.and_then(|status| status.observed_generation) >= deployment.metadata.generation;
+        let of = |count: Option<i32>| count.unwrap_or_default() >= wanted;
+        observed && status.is_some_and(|status| of(status.updated_replicas) && of(status.available_replicas))
+    };
+    condition(deployments, name, is_rolled_out, "the deployment", limit).await
+}
+
 /// The namespace has its keys.
-pub(super) async fn for_keys(client: &Client, namespace: &str, limit: Duration) -> Result<(), InstallError> {
+pub(crate) async fn for_keys(client: &Client, namespace: &str, limit: Duration) -> Result<(), InstallError> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     condition(secrets, KEYS_SECRET, |secret: Option<&Secret>| secret.is_some(), "the namespace's keys", limit).await
 }

@@ -43,6 +43,7 @@ fn templates() -> String {
     let options = |deletion_cost| Options {
         controller_image: CONTROLLER_IMAGE.to_owned(),
         queue_proxy_image: QUEUE_PROXY_IMAGE.to_owned(),
+        earlier_images: Vec::new(),
         replicas: REPLICAS,
         settings: vec![(SETTING.0.to_owned(), SETTING.1.to_owned())],
         deletion_cost,

@@ -19,6 +19,8 @@ pub struct Options {
     pub controller_image: String,
     /// Image of the queue-proxy, as it will stand in `config-deployment`.
     pub queue_proxy_image: String,
+    /// Images of queue-proxies that pods still have while they are rolled to that one.
+    pub earlier_images: Vec<String>,
     /// Controllers at once.
     pub replicas: u32,
     /// Settings of every queue-proxy.
@@ -33,6 +35,7 @@ impl Default for Options {
         Self {
             controller_image: format!("zipline.dev/zipline-controller:{version}"),
             queue_proxy_image: format!("zipline.dev/zipline-queue-proxy:{version}"),
+            earlier_images: Vec::new(),
             replicas: 2,
             settings: Vec::new(),
             deletion_cost: false,

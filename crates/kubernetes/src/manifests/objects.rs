@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Options;
 use crate::names::{
     CONTROLLER, ENABLED, ENABLED_LABEL, KEYS_SECRET, MANAGED_BY, MANAGED_BY_LABEL, METRICS_PORT, NAMESPACE,
-    QUEUE_PROXY_IMAGE_ARGUMENT, REVISION_LABEL, WEBHOOK, WEBHOOK_PATH, WEBHOOK_PORT, WEBHOOK_SECRET,
+    QUEUE_PROXY_IMAGE_ARGUMENT, REVISION_LABEL, SETTING_ARGUMENT, WEBHOOK, WEBHOOK_PATH, WEBHOOK_PORT, WEBHOOK_SECRET,
 };
 
 /// How long the API server waits for the webhook, in seconds; then the pod starts unchanged.
@@ -91,7 +91,9 @@ fn service() -> Value {
 
 fn deployment(options: &Options) -> Value {
     let mut arguments = vec!["controller".to_owned(), format!("{QUEUE_PROXY_IMAGE_ARGUMENT}{}", options.queue_proxy_image)];
-    arguments.extend(options.settings.iter().map(|(name, value)| format!("--set={name}={value}")));
+    let earlier = options.earlier_images.iter();
+    arguments.extend(earlier.map(|image| format!("{QUEUE_PROXY_IMAGE_ARGUMENT}{image}")));
+    arguments.extend(options.settings.iter().map(|(name, value)| format!("{SETTING_ARGUMENT}{name}={value}")));
     if options.deletion_cost {
         arguments.push("--pod-deletion-cost".to_owned());
     }

@@ -157,7 +157,7 @@ pub struct InstanceView {
     /// Why, in words.
     pub reason: String,
     /// Its queue-proxy's address.
-    pub address: std::net::Ipv4Addr,
+    pub address: std::net::IpAddr,
     /// The port its function was given.
     pub function_port: u16,
     /// Its queue-proxy.

@@ -133,7 +133,7 @@ async fn instance(instance: &Arc<Instance>) -> InstanceView {
         },
         state: status.phase,
         reason: status.reason,
-        address: instance.address,
+        address: instance.address.into(),
         function_port: instance.function_port(),
         proxy_pid: status.proxy_pid,
         function_pid: status.function_pid,

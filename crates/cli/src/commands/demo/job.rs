@@ -1,21 +1,27 @@
-//! One run of the job: a platform, three services, one call.
+//! One run of the job: a platform or a cluster, three services, one call.
 
 use std::convert::Infallible;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use zipline_sdk::{Call, Client, Reference};
+use tokio::process::Command;
+use zipline_contract::settings;
+use zipline_sdk::{Call, Client, PutOptions, Reference};
 
 use super::cloud::Cloud;
+use super::services::{self, Names, Program};
 use super::store::Store;
-use super::{MAPPERS, REDUCERS, Stage, services};
+use super::{MAPPERS, REDUCERS, Stage};
+use crate::commands::object::read_payload;
 use crate::commands::up::TransferMethod;
 use crate::failure::{Exit, Failure};
 use crate::format;
 use crate::output::Step;
+use crate::programs;
 
 /// How often the terminal is brought up to date while the job runs.
 const SHOW_INTERVAL: Duration = Duration::from_millis(100);
@@ -69,33 +75,34 @@ impl Run {
     }
 }
 
-/// Starts a platform whose payloads move by `transfer`, with its store where it needs one, runs the job on it, and ends it.
-pub(super) async fn run(stage: &Stage, transfer: TransferMethod) -> Result<Run, Failure> {
+/// Runs the job with payloads that move by `transfer`: on a platform that is started for it, with its store where it needs one,
+/// or on the stage's cluster.
+pub(super) async fn run(stage: &Stage<'_>, transfer: TransferMethod) -> Result<Run, Failure> {
     let output = stage.output;
     let mut phases = Vec::new();
     let store = Store::of(transfer, output).await?;
-
-    let step = output.step(&format!("starting a platform, transfer method `{}`", transfer.name()));
-    let cloud = Cloud::start(&stage.scratch.join(transfer.name()), transfer).await?;
-    phases.push(Phase::new("start", step.done(&format!("state in {}", cloud.state().display()))));
-
-    let step = output.step("deploying driver, mapper and reducer");
-    let manifests = services::manifests(&stage.mapreduce, stage.language, store.variables())?;
-    for (_, manifest) in &manifests {
-        cloud.apply(manifest)?;
-    }
-    for (name, _) in &manifests {
-        cloud.ready(name).await?;
-    }
-    let ready = cloud.status().await?.instances;
-    phases.push(Phase::new("deploy", step.done(&format!("{} instances ready, {} starting", ready.ready, ready.starting))));
+    let (cloud, names) = match &stage.cluster {
+        Some((cluster, _)) => (Cloud::Cluster(cluster), Names::new(&format!("demo-{}-{}-", std::process::id(), transfer.name()))),
+        None => {
+            let step = output.step(&format!("starting a platform, transfer method `{}`", transfer.name()));
+            let cloud = Cloud::start(&stage.scratch.join(transfer.name()), transfer).await?;
+            phases.push(Phase::new("start", step.done(&cloud.place())));
+            (cloud, Names::new(""))
+        }
+    };
+    deploy(stage, transfer, &cloud, &names, &store, &mut phases).await?;
 
     let client = cloud.client(store.stores()?).await?;
+    let (inputs, mut edges) = match &stage.cluster {
+        Some(_) => send_documents(stage, &client, &mut phases).await?,
+        None => (Vec::new(), Vec::new()),
+    };
     let step = output.step(&format!("counting with {MAPPERS} mappers and {REDUCERS} reducers"));
     let ran = tokio::select! {
-        ran = call_driver(stage, &client) => ran?,
-        never = show_instances(&step, &cloud) => match never {},
+        ran = call_driver(stage, &client, &names, inputs) => ran?,
+        never = show_instances(&step, &cloud, &names) => match never {},
     };
+    edges.extend(ran.edges);
     let summary: Vec<_> = ran.phases.iter().map(|phase| format!("{} {}", phase.name, format::seconds(phase.seconds))).collect();
     step.done(&summary.join(", "));
     phases.extend(ran.phases);
@@ -110,9 +117,9 @@ pub(super) async fn run(stage: &Stage, transfer: TransferMethod) -> Result<Run, 
     std::fs::write(&path, &result).map_err(|error| Failure::system(format_args!("the file {}", path.display()), &error))?;
     phases.push(Phase::new("fetch", begun.elapsed()));
 
-    let counters = cloud.counters().await?;
-    let step = output.step("ending the platform");
-    cloud.stop().await;
+    let counters = cloud.counters(&names.all()).await?;
+    let step = output.step(if stage.cluster.is_some() { "deleting the services" } else { "ending the platform" });
+    cloud.stop().await?;
     phases.push(Phase::new("stop", step.done("")));
     Ok(Run {
         method: transfer.name(),
@@ -122,36 +129,95 @@ pub(super) async fn run(stage: &Stage, transfer: TransferMethod) -> Result<Run, 
         activator_payload_bytes: counters.activator_payload_bytes,
         instances_started: counters.instances_started,
         phases,
-        edges: ran.edges,
+        edges,
     })
 }
 
+/// Deploys the three services and waits until they are ready.
+async fn deploy(
+    stage: &Stage<'_>,
+    transfer: TransferMethod,
+    cloud: &Cloud<'_>,
+    names: &Names,
+    store: &Store,
+    phases: &mut Vec<Phase>,
+) -> Result<(), Failure> {
+    let step = stage.output.step("deploying driver, mapper and reducer");
+    let mut variables = store.variables().to_vec();
+    let program = match &stage.cluster {
+        Some((_, image)) => {
+            variables.push((settings::TRANSFER.variable, transfer.name().to_owned()));
+            Program::Image(image)
+        }
+        None => Program::Here(&stage.mapreduce, stage.language),
+    };
+    for (name, manifest) in services::manifests(names, &program, &variables)? {
+        cloud.apply(&name, &manifest).await?;
+    }
+    for name in names.all() {
+        cloud.ready(name).await?;
+    }
+    let ready = cloud.instances(&names.all()).await?;
+    let place = if stage.cluster.is_some() { format!(", {}", cloud.place()) } else { String::new() };
+    phases.push(Phase::new("deploy", step.done(&format!("{} instances ready, {} starting{place}", ready.ready, ready.starting))));
+    Ok(())
+}
+
+/// Puts the documents of each mapper: a pod can't read the files of this machine.
+async fn send_documents(
+    stage: &Stage<'_>,
+    client: &Client,
+    phases: &mut Vec<Phase>,
+) -> Result<(Vec<Reference>, Vec<Edge>), Failure> {
+    let step = stage.output.step("putting the text, a part for each mapper");
+    let (mut inputs, mut edges) = (Vec::new(), Vec::new());
+    for part in 0..MAPPERS {
+        let file = stage.scratch.join(format!("bundle-{part}"));
+        let mut command = Command::new(&stage.mapreduce);
+        command.arg("bundle").arg("--list").arg(&stage.list).args(["--part", &part.to_string(), "--output"]).arg(&file);
+        programs::run(&mut command).await?;
+        let payload = read_payload(file).await?;
+        let bytes = payload.len() as u64;
+        let options = PutOptions { retrievals: NonZeroU32::MIN, ..PutOptions::default() };
+        let reference = client.put(payload, options).await?;
+        let method = reference.method().to_owned();
+        edges.push(Edge { from: "client".to_owned(), to: format!("mapper-{part}"), method, bytes });
+        inputs.push(reference);
+    }
+    phases.push(Phase::new("put", step.done("")));
+    Ok((inputs, edges))
+}
+
 /// Keeps a person who watches up to date, until dropped.
-async fn show_instances(step: &Step, cloud: &Cloud) -> Infallible {
+async fn show_instances(step: &Step, cloud: &Cloud<'_>, names: &Names) -> Infallible {
     let mut interval = tokio::time::interval(SHOW_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        if let Ok(status) = cloud.status().await {
-            let instances = status.instances;
+        if !step.is_watched() {
+            return std::future::pending().await;
+        }
+        if let Ok(instances) = cloud.instances(&names.all()).await {
             step.update(&format!("instances: {} starting, {} ready", instances.starting, instances.ready));
         }
     }
 }
 
-async fn call_driver(stage: &Stage, client: &Client) -> Result<Ran, Failure> {
+async fn call_driver(stage: &Stage<'_>, client: &Client, names: &Names, inputs: Vec<Reference>) -> Result<Ran, Failure> {
     let request = json!({
         "schema": 1,
         "documents": stage.list,
+        "inputs": inputs,
         "mappers": MAPPERS,
         "reducers": REDUCERS,
-        "mapper": "mapper",
-        "reducer": "reducer",
+        "mapper": names.mapper,
+        "reducer": names.reducer,
     });
-    let call = Call::new("driver").header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let call = Call::new(&names.driver).header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let response = client.call(call.payload(request.to_string())).await?;
     if !response.status.is_success() {
         let text = String::from_utf8_lossy(&response.payload);
-        let message = format!("service `driver` answered {}: {}", response.status, text.trim_end());
+        let message = format!("the driver answered {}: {}", response.status, text.trim_end());
         return Err(Failure::new(Exit::Refused, "job-failed", message));
     }
     serde_json::from_slice(&response.payload)

@@ -1,6 +1,6 @@
 //! `zipline demo`: MapReduce over real text on a platform of its own, checked against a plain computation.
 //!
-//! Per transfer method: a platform on free ports in a temporary state directory, three services, one job. Then the same
+//! Per transfer method: a platform on free ports in a temporary state directory, or a namespace of a cluster, three services, one job. Then the same
 //! answer by one process, compared byte for byte. `examples/mapreduce` is the workflow; this is its stage.
 
 mod cloud;
@@ -17,6 +17,7 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use zipline_servers::Server;
 
+use self::cloud::Cluster;
 use crate::commands::up::TransferMethod;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::format;
@@ -27,6 +28,8 @@ use crate::programs;
 const MAPPERS: u32 = 8;
 /// Reducers of the demo.
 const REDUCERS: u32 = 2;
+/// Image of the three services on a cluster, as `cargo xtask image mapreduce` names it.
+const IMAGE: &str = concat!("dev.local/zipline/mapreduce:", env!("CARGO_PKG_VERSION"));
 /// Most frequent words that are shown.
 const TOP: &str = "10";
 
@@ -47,6 +50,9 @@ pub(crate) struct Demo {
     /// Also write the result as text: words.txt, index.txt, documents.txt
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// With --cluster: image of the three services
+    #[arg(long, value_name = "IMAGE", default_value = IMAGE)]
+    image: String,
     /// For tests: change one byte of the result before it is checked
     #[arg(long, hide = true)]
     corrupt_result: bool,
@@ -94,18 +100,44 @@ struct TopWord {
     documents: u64,
 }
 
-pub(crate) async fn run(arguments: Demo, output: Output) -> Result<Outcome, Failure> {
+pub(crate) async fn run(arguments: Demo, cluster: Option<String>, output: Output) -> Result<Outcome, Failure> {
+    let cluster = match cluster {
+        Some(namespace) => {
+            check_for_cluster(&arguments)?;
+            Some(Cluster::connect(namespace).await?)
+        }
+        None => None,
+    };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::system("listening for SIGINT", &error))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::system("listening for SIGTERM", &error))?;
     // Dropping the show ends its platform's processes and removes its folder.
-    tokio::select! {
-        outcome = show(arguments, output) => outcome,
+    let outcome = tokio::select! {
+        outcome = show(arguments, cluster.as_ref(), output) => outcome,
         _ = interrupt.recv() => Err(Failure::new(Exit::Interrupted, "interrupted", "the demo was interrupted")),
         _ = terminate.recv() => Err(Failure::new(Exit::Interrupted, "interrupted", "the demo was told to end")),
+    };
+    match &cluster {
+        Some(cluster) => cluster.clean_up().await.and(outcome),
+        None => outcome,
     }
 }
 
-async fn show(arguments: Demo, output: Output) -> Result<Outcome, Failure> {
+/// What a cluster cannot do as it is.
+fn check_for_cluster(arguments: &Demo) -> Result<(), Failure> {
+    let refused = |message: &str| Failure::new(Exit::Usage, "usage", message);
+    if arguments.lang == Language::Python {
+        return Err(refused("on a cluster the demo runs from an image, and the Python mapper and reducer have none")
+            .hint("leave out --lang python"));
+    }
+    if matches!(arguments.transfer, TransferMethod::S3 | TransferMethod::Redis) {
+        return Err(refused(
+            "on a cluster the demo runs with `zipline` and `inline`: a store of this machine is out of its pods' reach",
+        ));
+    }
+    Ok(())
+}
+
+async fn show(arguments: Demo, cluster: Option<&Cluster>, output: Output) -> Result<Outcome, Failure> {
     let scratch = tempfile::Builder::new().prefix("zipline-demo-").tempdir();
     let scratch = scratch.map_err(|error| Failure::system("a temporary folder for the demo", &error))?;
     let stage = Stage {
@@ -113,10 +145,12 @@ async fn show(arguments: Demo, output: Output) -> Result<Outcome, Failure> {
         list: scratch.path().join("documents"),
         scratch: scratch.path().to_owned(),
         language: arguments.lang,
+        cluster: cluster.map(|cluster| (cluster, arguments.image.as_str())),
         output,
     };
     let input = stage.choose(arguments.input.as_deref()).await?;
     let methods = match arguments.compare {
+        true if cluster.is_some() => vec![TransferMethod::Zipline, TransferMethod::Inline],
         true => comparable(arguments.lang, output).await,
         false => vec![arguments.transfer],
     };
@@ -141,15 +175,17 @@ async fn show(arguments: Demo, output: Output) -> Result<Outcome, Failure> {
 }
 
 /// What every run of a demo shares.
-struct Stage {
+struct Stage<'c> {
     mapreduce: PathBuf,
     list: PathBuf,
     scratch: PathBuf,
     language: Language,
+    /// The cluster it runs on, and the image of the services there.
+    cluster: Option<(&'c Cluster, &'c str)>,
     output: Output,
 }
 
-impl Stage {
+impl Stage<'_> {
     async fn choose(&self, folder: Option<&Path>) -> Result<Input, Failure> {
         let step = self.output.step("choosing the text");
         let mut command = Command::new(&self.mapreduce);

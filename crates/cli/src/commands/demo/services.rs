@@ -13,16 +13,46 @@ const PYTHON: &str = "examples/mapreduce/python";
 /// Folder of the Python SDK in the project.
 const PYTHON_SDK: &str = "sdk/python/src";
 
-/// The services by name, in the order in which they are deployed, each with these variables.
+/// What the three services are called.
+pub(super) struct Names {
+    pub(super) mapper: String,
+    pub(super) reducer: String,
+    pub(super) driver: String,
+}
+
+impl Names {
+    /// On a platform of the demo's own, or with a prefix beside others' services.
+    pub(super) fn new(prefix: &str) -> Self {
+        let name = |role: &str| format!("{prefix}{role}");
+        Self { mapper: name("mapper"), reducer: name("reducer"), driver: name("driver") }
+    }
+
+    /// In the order in which they are deployed.
+    pub(super) fn all(&self) -> [&str; 3] {
+        [&self.mapper, &self.reducer, &self.driver]
+    }
+}
+
+/// What the services run.
+pub(super) enum Program<'p> {
+    /// The program on this machine, mapper and reducer in a language.
+    Here(&'p Path, Language),
+    /// An image with the program.
+    Image(&'p str),
+}
+
+/// The manifests, in the order of [`Names::all`], each service with these variables.
 pub(super) fn manifests(
-    mapreduce: &Path,
-    language: Language,
+    names: &Names,
+    program: &Program<'_>,
     variables: &[(&str, String)],
-) -> Result<Vec<(&'static str, Value)>, Failure> {
-    let rust = |role: &str| json!({ "name": "function", "command": [mapreduce], "args": [role] });
-    let (mapper, reducer) = match language {
-        Language::Rust => (rust("mapper"), rust("reducer")),
-        Language::Python => (python("mapper")?, python("reducer")?),
+) -> Result<Vec<(String, Value)>, Failure> {
+    let container = |role: &str| -> Result<Value, Failure> {
+        Ok(match program {
+            Program::Here(_, Language::Python) if role != "driver" => python(role)?,
+            Program::Here(mapreduce, _) => json!({ "name": "function", "command": [mapreduce], "args": [role] }),
+            Program::Image(image) => json!({ "name": "function", "image": image, "args": [role] }),
+        })
     };
     let with_variables = |mut container: Value| {
         let own = container["env"].as_array().cloned().unwrap_or_default();
@@ -30,12 +60,10 @@ pub(super) fn manifests(
         container["env"] = env.collect();
         container
     };
-    let (mapper, reducer) = (with_variables(mapper), with_variables(reducer));
-    Ok(vec![
-        ("mapper", service("mapper", MAPPERS, &mapper)),
-        ("reducer", service("reducer", REDUCERS, &reducer)),
-        ("driver", service("driver", 1, &with_variables(rust("driver")))),
-    ])
+    let deployed = [(&names.mapper, "mapper", MAPPERS), (&names.reducer, "reducer", REDUCERS), (&names.driver, "driver", 1)];
+    let manifest =
+        |(name, role, scale): (&String, &str, u32)| Ok((name.clone(), service(name, scale, &with_variables(container(role)?))));
+    deployed.into_iter().map(manifest).collect()
 }
 
 /// A service that runs one request at a time in an instance, and keeps as many instances as it may have: a run is
