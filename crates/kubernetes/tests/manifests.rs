@@ -1,7 +1,8 @@
 //! The objects of an installation, and the files that are made of them.
 #![allow(missing_docs)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 use zipline_contract::metrics;
@@ -100,4 +101,65 @@ fn the_dashboard_shows_only_metrics_of_the_table_and_every_metric_of_a_queue_pro
         let word = word.trim_end_matches("_bucket");
         assert!(metrics::ALL.iter().any(|metric| metric.name == word), "{word} is not in the table");
     }
+}
+
+/// A program of the system; without it the test says that it looked at nothing.
+fn program(name: &str, test: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
+    if found.is_none() {
+        zipline_testkit::skip(test, &format!("`{name}` is not installed"));
+    }
+    found
+}
+
+/// Runs a program and returns what it printed.
+fn run(program: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().expect("it is installed");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn prometheus_understands_every_alert_rule() {
+    let Some(promtool) = program("promtool", "alert rules") else { return };
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/monitoring/alerts.yaml");
+    let said = run(&promtool, &["check", "rules", &rules.to_string_lossy()]);
+    let rules = monitoring::alerts()["groups"][0]["rules"].as_array().expect("rules").len();
+    assert!(said.contains(&format!("{rules} rules found")), "{said}");
+}
+
+#[test]
+fn helm_renders_the_chart_to_the_objects_that_install_applies() {
+    let Some(helm) = program("helm", "chart") else { return };
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/chart");
+    let chart = chart.to_string_lossy();
+    // Helm sorts by kind; what is applied is the same.
+    let sorted = |mut objects: Vec<Value>| {
+        objects.sort_by_key(|object| (object["kind"].to_string(), object["metadata"]["name"].to_string()));
+        objects
+    };
+    let rendered = |values: &[&str]| {
+        let text = run(&helm, &[&["template", "zipline", &chart], values].concat());
+        let objects = serde_saphyr::from_multiple::<Value>(&text).expect("YAML");
+        sorted(objects.into_iter().filter(|object| !object.is_null()).collect())
+    };
+    assert_eq!(rendered(&[]), sorted(objects(&Options::default())));
+    let options = Options {
+        controller_image: "registry.example/controller:2".to_owned(),
+        queue_proxy_image: "registry.example/queue-proxy:2".to_owned(),
+        replicas: 3,
+        settings: vec![("ZIPLINE_PEER_CIDRS".to_owned(), "192.0.2.0/24".to_owned())],
+        deletion_cost: true,
+        ..Options::default()
+    };
+    let values = [
+        "--set=controllerImage=registry.example/controller:2",
+        "--set=queueProxyImage=registry.example/queue-proxy:2",
+        "--set=replicas=3",
+        "--set=settings.ZIPLINE_PEER_CIDRS=192.0.2.0/24",
+        "--set=podDeletionCost=true",
+    ];
+    assert_eq!(rendered(&values), sorted(objects(&options)));
 }
