@@ -28,6 +28,8 @@ const IN_FOLDER_OR_SYSTEM: [&str; 9] =
     ["etcd", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "nft", "ip", "unshare", "nsenter"];
 /// Our own programs, whose images have to be there; the first is what every pod needs.
 pub const OUR_PROGRAMS: [&str; 3] = ["zipline-e2e-function", "zipline-queue-proxy", "zipline-kubernetes"];
+/// Images that some tests want beside them, and are skipped without: the demo, and a sidecar of an earlier state.
+pub const OPTIONAL_IMAGES: [&str; 2] = ["zipline-mapreduce", "zipline-queue-proxy-before"];
 /// Where plugins of the container network lie, if not in the folder's `cni`.
 const PLUGIN_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 /// Where the system keeps programs for root, which a user's `PATH` may not name.

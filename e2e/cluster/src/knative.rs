@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use zipline_image::Image;
 
-use crate::binaries::{Binaries, OUR_PROGRAMS};
+use crate::binaries::{Binaries, OPTIONAL_IMAGES, OUR_PROGRAMS};
 use crate::glue::ingress;
 use crate::{Api, node};
 
@@ -28,6 +28,10 @@ pub const PAUSE: &str = FUNCTION;
 pub const FUNCTION: &str = concat!("dev.local/zipline/e2e-function:", env!("CARGO_PKG_VERSION"));
 /// Our sidecar's image.
 pub const SIDECAR: &str = concat!("dev.local/zipline/queue-proxy:", env!("CARGO_PKG_VERSION"));
+/// An earlier state of our sidecar, where its image is at hand: for tests of mixed versions.
+pub const SIDECAR_BEFORE: &str = "dev.local/zipline/queue-proxy:before";
+/// The image of the services of `zipline demo`.
+pub const MAPREDUCE: &str = concat!("dev.local/zipline/mapreduce:", env!("CARGO_PKG_VERSION"));
 /// The image of our webhook and controller.
 pub const CONTROLLER: &str = concat!("dev.local/zipline/controller:", env!("CARGO_PKG_VERSION"));
 
@@ -43,6 +47,7 @@ pub fn images(binaries: &Binaries, state: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(&folder)?;
     // The first is what every pod needs.
     let mut archives: Vec<PathBuf> = OUR_PROGRAMS.iter().map(|program| binaries.image(program)).collect();
+    archives.extend(OPTIONAL_IMAGES.iter().map(|name| binaries.image(name)).filter(|archive| archive.is_file()));
     for program in PROGRAMS {
         let content = fs::read(binaries.path(program)?).with_context(|| program.to_owned())?;
         let archive = folder.join(format!("{program}.tar"));

@@ -24,7 +24,7 @@ use rustix::process::{WaitOptions, wait};
 use tokio::task::JoinSet;
 
 use crate::binaries::Binaries;
-use crate::glue::{dns, ingress};
+use crate::glue::{dns, ingress, policy};
 use crate::{Api, knative, up};
 
 use kubelet::Node;
@@ -112,6 +112,8 @@ async fn bring_up(
         let address = nodes[0].address;
         glue.spawn(dns::serve(api.clone(), address));
         glue.spawn(ingress::serve(api.clone(), address));
+        let networks = nodes.iter().map(Node::network).collect();
+        glue.spawn(policy::serve(api.clone(), policy::Networks { nft: binaries.path("nft")?, networks }));
         Ok(())
     };
     tokio::try_join!(imported, controlled)?;

@@ -7,6 +7,8 @@ use zipline_e2e_cluster::cluster::{Cluster, LIMIT, Service};
 use zipline_e2e_cluster::driver::Plan;
 use zipline_e2e_cluster::knative::SIDECAR;
 
+use zipline_testkit::wait;
+
 use crate::all_succeeded;
 
 /// Stable window 6 s, grace 1 s, ticks of 2 s, and a machine that does other things.
@@ -47,7 +49,9 @@ async fn the_activator_is_in_the_path_and_out_of_it_and_both_ways_answer() -> Re
             report.answers.iter().filter(|answer| answer.json()["headers"]["k-proxy-request"] == "activator").count();
         let expected = if mode == "Proxy" { report.answers.len() } else { 0 };
         ensure!(by_activator == expected, "in mode {mode}, {by_activator} of {} came by the activator", report.answers.len());
-        ensure!(report.pods.len() == 2, "both pods answer in mode {mode}: {:?}", report.pods);
+        // The nodes' rules follow a pod that has become ready a moment later.
+        let again = async || driver.drive(&Plan::get(namespace.url(name, "/"), 20)).await;
+        wait::until(&format!("both pods to answer in mode {mode}"), LIMIT, again, |report| report.pods.len() == 2).await?;
     }
     namespace.remove().await
 }

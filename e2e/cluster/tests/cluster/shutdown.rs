@@ -10,6 +10,8 @@ use zipline_e2e_cluster::knative::SIDECAR;
 use zipline_testkit::wait;
 
 use crate::all_succeeded;
+use crate::transfer::sized;
+use crate::zipline::enabled;
 
 /// How long the request works that is in flight when its pod is deleted.
 const WORK: Duration = Duration::from_secs(6);
@@ -53,5 +55,30 @@ async fn pods_deleted_one_after_the_other_under_load_fail_no_request() -> Result
         wait::until("another pod in its place", LIMIT, ready, |ready| *ready >= 2).await.context(pod)?;
     }
     all_succeeded(&load.ended().await?)?;
+    namespace.remove().await
+}
+
+#[tokio::test]
+async fn producers_and_consumers_deleted_under_load_fail_no_transfer() -> Result<()> {
+    let Some(cluster) = Cluster::claim("drain under transfers").await? else { return Ok(()) };
+    let namespace = enabled(&cluster, "drained").await?;
+    for name in ["producer", "consumer"] {
+        namespace.apply(&sized(name).scaling("min-scale", "2").timeout_seconds(60)).await?;
+    }
+    let driver = namespace.driver().await?;
+    let url = namespace.url("producer", "/send?to=consumer&bytes=1048576&via=header");
+    let load = driver.start(&Plan::post(url, 0, 400).rate(8.0)).await?;
+    for name in ["producer", "consumer"] {
+        for pod in namespace.settled(name, 2, LIMIT).await? {
+            cluster.api.delete_with(&format!("{}/{pod}", namespace.core("pods")), &json!({})).await?;
+            let ready =
+                async || Ok(namespace.pods(name).await?.iter().filter(|pod| zipline_e2e_cluster::node::is_ready(pod)).count());
+            wait::until("another pod in its place", LIMIT, ready, |ready| *ready >= 2).await.context(pod)?;
+        }
+    }
+    let report = load.ended().await?;
+    all_succeeded(&report)?;
+    ensure!(report.answers.iter().all(|answer| answer.json()["whole"] == true), "{:?}", report.answers);
+    println!("{} transfers, p50 {:.0} ms, slowest {:.0} ms", report.sent, report.percentile(0.5), report.percentile(1.0));
     namespace.remove().await
 }

@@ -15,7 +15,7 @@ const MIB: u64 = 1024 * KIB;
 const BY_REFERENCE: u64 = 100 * KIB;
 
 /// One call of the producer's function, which sends a payload and says what came of it.
-async fn send(
+pub(crate) async fn send(
     driver: &Driver<'_>,
     namespace: &Namespace<'_>,
     from: &str,
@@ -33,11 +33,11 @@ async fn send(
     Ok(answer)
 }
 
-async fn pod_of(namespace: &Namespace<'_>, service: &str) -> Result<String> {
+pub(crate) async fn pod_of(namespace: &Namespace<'_>, service: &str) -> Result<String> {
     Ok(name_of(&namespace.pods(service).await?.pop().with_context(|| format!("a pod of {service}"))?).to_owned())
 }
 
-fn sized(name: &str) -> Service {
+pub(crate) fn sized(name: &str) -> Service {
     Service::new(name).scaling("min-scale", "1").timeout_seconds(300).annotation("zipline.dev/buffer-bytes", "3GiB")
 }
 
@@ -191,7 +191,7 @@ async fn a_killed_queue_proxy_comes_back_and_its_references_say_that_their_produ
 }
 
 /// Kills the queue-proxy of a pod, as the kernel would that is out of memory.
-fn kill_queue_proxy(pod: &str) -> Result<()> {
+pub(crate) fn kill_queue_proxy(pod: &str) -> Result<()> {
     let wanted = format!("SERVING_POD={pod}");
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();

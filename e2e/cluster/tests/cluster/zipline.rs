@@ -24,13 +24,31 @@ pub(crate) async fn zipline(cluster: &Cluster, arguments: &[&str]) -> Result<Str
 
 /// Installs; installing twice is installing once.
 pub(crate) async fn install(cluster: &Cluster) -> Result<String> {
-    zipline(cluster, &["install", "--controller-image", CONTROLLER, "--queue-proxy-image", SIDECAR]).await
+    install_with(cluster, &[]).await
+}
+
+/// Installs with more arguments.
+pub(crate) async fn install_with(cluster: &Cluster, more: &[&str]) -> Result<String> {
+    let arguments = ["install", "--controller-image", CONTROLLER, "--queue-proxy-image", SIDECAR];
+    zipline(cluster, &[&arguments[..], more].concat()).await
+}
+
+/// Whether the nodes have an image.
+pub(crate) async fn has_image(cluster: &Cluster, image: &str) -> Result<bool> {
+    let nodes = cluster.api.list("/api/v1/nodes").await?;
+    let names = |node: &Value| node["status"]["images"].to_string();
+    Ok(nodes.iter().all(|node| names(node).contains(&format!("\"{image}\""))))
 }
 
 /// A namespace in which Zipline is on, and has keys.
 pub(crate) async fn enabled<'a>(cluster: &'a Cluster, name: &str) -> Result<Namespace<'a>> {
     install(cluster).await?;
     cluster.use_sidecar(SIDECAR).await?;
+    namespace_with_keys(cluster, name).await
+}
+
+/// A namespace that asked for Zipline and has its keys, whatever the sidecar is.
+pub(crate) async fn namespace_with_keys<'a>(cluster: &'a Cluster, name: &str) -> Result<Namespace<'a>> {
     let namespace = cluster.namespace(name, &[ENABLED]).await?;
     let keys = format!("{}/zipline-keys", namespace.core("secrets"));
     cluster.api.until("the namespace's keys", LIMIT, &keys, |secret| secret["data"]["keys.json"].is_string()).await?;
@@ -74,12 +92,17 @@ async fn install_gives_keys_to_who_asked_and_uninstall_leaves_nothing() -> Resul
     ensure!(mount(&pod) == (false, false), "a namespace that did not ask: {pod}");
     println!("{}", zipline(&cluster, &["status"]).await?);
 
+    // What the command made there goes, too.
+    zipline(&cluster, &[&format!("--cluster={}", asked.name), "service", "list"]).await?;
+    let client = format!("/apis/apps/v1/namespaces/{}/deployments/zipline-client", asked.name);
+    cluster.api.until("the client proxy", LIMIT, &client, Value::is_object).await?;
     println!("{}", zipline(&cluster, &["uninstall"]).await?);
     ensure!(cluster.sidecar().await? == stock, "the key stands as it stood before: {}", cluster.sidecar().await?);
     for path in [
         "/api/v1/namespaces/zipline-system".to_owned(),
         "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/zipline".to_owned(),
         format!("{}/zipline-keys", asked.core("secrets")),
+        client,
     ] {
         cluster.api.until("nothing to be left", LIMIT, &path, Value::is_null).await?;
     }

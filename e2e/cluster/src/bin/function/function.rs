@@ -3,8 +3,8 @@
 //! ```text
 //! GET  /                     the pod, the requests in flight, the headers that arrived
 //! ANY  /sleep?ms=N           the same after a while
-//! POST /digest               size and SHA-256 of the body
-//! POST /produce?bytes=N&seed=S&retrievals=R&ttl=SECONDS   puts an object: its reference, size and SHA-256
+//! POST /digest[?pause_ms=N]  size and SHA-256 of the body, read with a pause after each piece
+//! POST /produce?bytes=N&seed=S&retrievals=R&ttl=SECONDS[&via=http]   puts an object, as memory or over HTTP: its reference, size and SHA-256
 //! POST /consume              the body is a reference: size and SHA-256 of the object
 //! POST /send?to=NAME&bytes=N&seed=S&via=egress|invoke|sdk|header   sends a payload to NAME's /digest: its answer beside what was sent
 //! ```
@@ -102,7 +102,8 @@ pub(crate) async fn answer(request: Request<Incoming>) -> Result<Value> {
     let (head, body) = request.into_parts();
     if head.uri.path() == "/digest" {
         let mut answer = about(&head.headers, &counted);
-        let (size, sha256) = digest(body).await?;
+        let pause = Duration::from_millis(Query::of(&head.uri).number("pause_ms").unwrap_or_default());
+        let (size, sha256) = digest(body, pause).await?;
         answer["size"] = size.into();
         answer["sha256"] = sha256.into();
         return Ok(answer);
@@ -136,6 +137,13 @@ async fn perform(method: &Method, target: &str, headers: &HeaderMap, body: Bytes
 
 async fn produce(query: &Query<'_>) -> Result<Value> {
     let payload = Payload::new(query.number("bytes")?, query.number("seed").unwrap_or(1));
+    if query.text("via").is_ok_and(|via| via == "http") {
+        let ttl = query.number("ttl").unwrap_or(300);
+        let mut put = local_api(Request::post(format!("/v1/objects?ttl={ttl}s")), payload.body()).await?;
+        put["sha256"] = payload.sha256().into();
+        put["pod"] = pod().into();
+        return Ok(put);
+    }
     let mut writer = PayloadWriter::new()?;
     for chunk in payload.chunks() {
         std::io::Write::write_all(&mut writer, &chunk)?;
@@ -231,12 +239,15 @@ pub(crate) async fn resolve(host: &str) -> Result<SocketAddr> {
     found.next().with_context(|| format!("{with_port} has no address"))
 }
 
-async fn digest(mut body: Incoming) -> Result<(u64, String)> {
+async fn digest(mut body: Incoming, pause: Duration) -> Result<(u64, String)> {
     let (mut sum, mut size) = (Sha256::new(), 0);
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.with_context(|| format!("the body, after {size} bytes"))?.into_data() {
             sum.update(&data);
             size += data.len() as u64;
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
         }
     }
     Ok((size, hex(&sum.finalize())))
