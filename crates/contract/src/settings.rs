@@ -61,7 +61,7 @@ settings! {
     PEER_CIDRS Text "" None, "Networks whose pull ports may be dialled, separated by commas; empty: RFC 1918, 100.64.0.0/10, ULA and the own address's /24 or /64. Loopback must be named. Link-local, multicast, unspecified, IPv4-mapped and metadata addresses never";
     INLINE_THRESHOLD_BYTES Bytes "32KiB" Some((0.0, GIB)), "A payload below it travels inside the request";
     HEAP_THRESHOLD_BYTES Bytes "32KiB" Some((0.0, 16_777_216.0)), "An object below it lies on the heap rather than in a memfd";
-    BUFFER_BYTES Bytes "512MiB" Some((1_048_576.0, 1024.0 * GIB)), "Budget for bytes held and, separately counted, bytes being received. In force is the smaller of it and half of the own cgroup's memory limit";
+    BUFFER_BYTES Bytes "512MiB" Some((1_048_576.0, 1024.0 * GIB)), "Budget for bytes held and, separately counted, bytes being received. In force is the smaller of it and half of what the own cgroup's memory limit leaves beside 32 MiB for the process itself (half of a limit below 64 MiB)";
     BUFFER_OBJECTS Count "200000" Some((1.0, 10_000_000.0)), "Objects held at once; each costs about 500 bytes beside its payload";
     PUT_WAIT_SECONDS Seconds "5" Some((0.0, 300.0)), "How long a put waits for room before `buffer-full`";
     PUT_WAITERS Count "256" Some((1.0, 65536.0)), "Puts that wait at once; more are refused with `buffer-full`";
@@ -90,7 +90,7 @@ settings! {
     TIER_URL Text "" None, "Where the tier is: `s3://BUCKET` or `s3://BUCKET/PREFIX`";
     TIER_ENDPOINT Text "" None, "Endpoint of an S3-compatible store, `http://HOST:PORT` or `https://HOST`; empty: AWS";
     TIER_REGION Text "us-east-1" None, "Region that requests to the tier are signed for";
-    TIER_CREDENTIALS_FILE Text "" None, "JSON file `{\"access_key_id\", \"secret_access_key\", \"session_token\"?}`, read at the start; empty: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or no signature";
+    TIER_CREDENTIALS_FILE Text "" None, "JSON file `{\"access_key_id\", \"secret_access_key\", \"session_token\"?}`, read at the start (absent: no signature, with a warning); empty: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or no signature";
     TIER_TRANSFERS Count "4" Some((1.0, 64.0)), "Copies written to the tier at once, and separately read from it; each takes up to 16 MiB while it is written, 1 MiB while it is read";
     TIER_TIMEOUT_SECONDS Seconds "10" Some((0.05, 300.0)), "A request to the tier without an answer fails after it; it is tried again 3 times, then `store-unavailable`";
     TIER_SWEEP_SECONDS Seconds "600" Some((0.0, 86400.0)), "How often this proxy looks, in one of 256 parts of the tier chosen at random, for copies of producers that died before they expired, and removes them; 0: never";

@@ -16,6 +16,14 @@ pub const KEYS_SECRET: &str = "zipline-keys";
 pub const KEYS_ENTRY: &str = "keys.json";
 /// Where a queue-proxy finds it.
 pub const KEYS_FOLDER: &str = "/var/run/secrets/zipline";
+/// Secret of a namespace with the credentials of the durable tier, made by whoever runs the store.
+pub const TIER_SECRET: &str = "zipline-tier";
+/// Name of its volume.
+pub const TIER_VOLUME: &str = "zipline-tier";
+/// Where a queue-proxy finds it.
+pub const TIER_FOLDER: &str = "/var/run/secrets/zipline-tier";
+/// Its one entry.
+pub const TIER_ENTRY: &str = "credentials.json";
 /// Label that switches Zipline on, for a namespace or for a revision's pods.
 pub const ENABLED_LABEL: &str = "zipline.dev/enabled";
 /// The label's value; any other is off.

@@ -55,6 +55,33 @@ fn the_queue_proxy_alone_gets_the_keys_and_the_function_the_doors() {
 }
 
 #[test]
+fn where_there_is_a_tier_the_queue_proxy_alone_gets_its_credentials_and_a_pod_starts_without_them() {
+    let tier = ("ZIPLINE_TIER".to_owned(), "payloads".to_owned());
+    let with = |settings: Vec<(String, String)>| {
+        let (pod, rules) = (pod(OURS), Rules { settings, ..rules() });
+        let mut changed = pod.clone();
+        json_patch::patch(&mut changed, &decide(&pod, &rules).patch).expect("the patch applies");
+        assert!(decide(&changed, &rules).patch.is_empty(), "once is enough");
+        changed
+    };
+    let pod = with(vec![tier.clone()]);
+    let volumes: Vec<&Value> = pod["spec"]["volumes"].as_array().expect("volumes").iter().collect();
+    assert_eq!(volumes.len(), 2);
+    assert!(volumes.iter().all(|volume| volume["secret"]["optional"] == true));
+    assert_eq!(volumes[1]["secret"]["secretName"], "zipline-tier");
+    assert_eq!(container(&pod, "queue-proxy")["volumeMounts"][1]["mountPath"], "/var/run/secrets/zipline-tier");
+    let file = variable(&pod, "queue-proxy", "ZIPLINE_TIER_CREDENTIALS_FILE");
+    assert_eq!(file, Some("/var/run/secrets/zipline-tier/credentials.json"));
+    assert!(container(&pod, "user-container")["volumeMounts"].is_null());
+    let own = ("ZIPLINE_TIER_CREDENTIALS_FILE".to_owned(), "/elsewhere".to_owned());
+    let pod = with(vec![tier, own]);
+    assert_eq!(pod["spec"]["volumes"].as_array().map(Vec::len), Some(1), "the operator has said where they are");
+    assert_eq!(variable(&pod, "queue-proxy", "ZIPLINE_TIER_CREDENTIALS_FILE"), Some("/elsewhere"));
+    let pod = with(vec![]);
+    assert_eq!(variable(&pod, "queue-proxy", "ZIPLINE_TIER_CREDENTIALS_FILE"), None);
+}
+
+#[test]
 fn a_pod_that_was_changed_is_not_changed_again() {
     let (once, ..) = patched(&pod(OURS));
     let (twice, outcome, _) = patched(&once);

@@ -1,7 +1,7 @@
 //! What the webhook changes in a pod, as a pure function of the pod.
 //!
 //! Only what a replacement of Knative's sidecar may add: the queue-proxy container gets the key Secret (optional, so that a
-//! pod starts without it) and its settings; the other containers learn where their queue-proxy's doors are. A pod whose
+//! pod starts without it), where the cluster has a durable tier likewise that of its credentials, and its settings; the other containers learn where their queue-proxy's doors are. A pod whose
 //! sidecar is not ours is left alone: `http_proxy` without an egress behind it would cut its function off.
 //!
 //! A pod that was already changed is not changed again, and what a user has set stays as it is.
@@ -15,7 +15,7 @@ use zipline_contract::settings::{self, Setting};
 use zipline_contract::{ANNOTATION_PREFIX, doors};
 use zipline_core::settings::{check_value, of_annotation};
 
-use crate::names::{KEYS_FOLDER, KEYS_SECRET, KEYS_VOLUME, QUEUE_PROXY};
+use crate::names::{KEYS_FOLDER, KEYS_SECRET, KEYS_VOLUME, QUEUE_PROXY, TIER_ENTRY, TIER_FOLDER, TIER_SECRET, TIER_VOLUME};
 
 /// Hosts that a function calls without its egress: its own pod, and the cluster's API server.
 const NO_PROXY: &str = "127.0.0.1,::1,[::1],localhost,kubernetes.default.svc,kubernetes.default";
@@ -58,8 +58,17 @@ pub struct Rules {
 }
 
 impl Rules {
+    fn have(&self, setting: &Setting) -> bool {
+        self.settings.iter().any(|(name, value)| name == setting.variable && !value.is_empty())
+    }
+
     fn have_tier(&self) -> bool {
-        self.settings.iter().any(|(name, value)| name == settings::TIER.variable && !value.is_empty())
+        self.have(&settings::TIER)
+    }
+
+    /// Whether the tier's credentials come from the namespace's Secret: unless the operator has said where they are.
+    fn mount_tier(&self) -> bool {
+        self.have_tier() && !self.have(&settings::TIER_CREDENTIALS_FILE)
     }
 }
 
@@ -112,11 +121,19 @@ pub fn decide(pod: &Value, rules: &Rules) -> Verdict {
     let (mut changes, mut warnings) = (Changes::default(), Vec::new());
     let of_service = chosen_by_service(pod, rules, &mut warnings);
     let chosen = |variable: &str| of_service.iter().find(|(name, _)| name == variable).map(|(_, value)| value.as_str());
-    mount_keys(pod, proxy, &containers[proxy], &mut changes);
+    let mut mounts = Mounts { pod, index: proxy, proxy: &containers[proxy], volumes: 0, mounts: 0, changes: &mut changes };
+    mounts.secret(KEYS_VOLUME, KEYS_SECRET, KEYS_FOLDER);
+    if rules.mount_tier() {
+        mounts.secret(TIER_VOLUME, TIER_SECRET, TIER_FOLDER);
+    }
     let of_cluster = rules.settings.iter().filter(|(name, _)| chosen(name).is_none());
     let is_of_stores = |name: &str| settings::OF_STORES.iter().any(|setting| setting.variable == name);
     let (of_stores, of_proxy): (Vec<_>, Vec<_>) =
         of_cluster.chain(&of_service).cloned().partition(|(name, _)| is_of_stores(name));
+    let mut of_proxy = of_proxy;
+    if rules.mount_tier() {
+        of_proxy.push((settings::TIER_CREDENTIALS_FILE.variable.to_owned(), format!("{TIER_FOLDER}/{TIER_ENTRY}")));
+    }
     changes.add_variables(proxy, &containers[proxy], &of_proxy);
     let in_force = |setting: &Setting| {
         let of_cluster = || rules.settings.iter().find(|(name, _)| name == setting.variable).map(|(_, value)| value.as_str());
@@ -180,16 +197,33 @@ fn function_variables(egress_port: &str, transfer: &str) -> Vec<(String, String)
     variables
 }
 
-fn mount_keys(pod: &Value, index: usize, proxy: &Value, changes: &mut Changes) {
-    let named = |list: &Value| list.as_array().is_some_and(|list| list.iter().any(|entry| entry["name"] == KEYS_VOLUME));
-    if !named(&pod["spec"]["volumes"]) {
-        let volume =
-            json!({ "name": KEYS_VOLUME, "secret": { "secretName": KEYS_SECRET, "optional": true, "defaultMode": 0o444 } });
-        changes.append(&pod["spec"]["volumes"], &["spec", "volumes"], volume);
-    }
-    if !named(&proxy["volumeMounts"]) {
-        let mount = json!({ "name": KEYS_VOLUME, "mountPath": KEYS_FOLDER, "readOnly": true });
-        changes.append(&proxy["volumeMounts"], &["spec", "containers", &index.to_string(), "volumeMounts"], mount);
+/// Mounts Secrets into the queue-proxy. What was added already is counted, since a list that was not there is made by the first.
+struct Mounts<'p, 'c> {
+    pod: &'p Value,
+    index: usize,
+    proxy: &'p Value,
+    volumes: usize,
+    mounts: usize,
+    changes: &'c mut Changes,
+}
+
+impl Mounts<'_, '_> {
+    /// Mounts a Secret that may be absent, unless its volume is there already.
+    fn secret(&mut self, volume: &str, secret: &str, folder: &str) {
+        let named = |list: &Value| list.as_array().is_some_and(|list| list.iter().any(|entry| entry["name"] == volume));
+        let volumes = &self.pod["spec"]["volumes"];
+        if !named(volumes) {
+            let entry = json!({ "name": volume, "secret": { "secretName": secret, "optional": true, "defaultMode": 0o444 } });
+            self.changes.append(volumes.is_array() || self.volumes > 0, &["spec", "volumes"], entry);
+            self.volumes += 1;
+        }
+        let mounts = &self.proxy["volumeMounts"];
+        if !named(mounts) {
+            let entry = json!({ "name": volume, "mountPath": folder, "readOnly": true });
+            let path = ["spec", "containers", &self.index.to_string(), "volumeMounts"];
+            self.changes.append(mounts.is_array() || self.mounts > 0, &path, entry);
+            self.mounts += 1;
+        }
     }
 }
 
@@ -198,9 +232,9 @@ fn mount_keys(pod: &Value, index: usize, proxy: &Value, changes: &mut Changes) {
 struct Changes(Vec<PatchOperation>);
 
 impl Changes {
-    /// Adds an entry at the end of a list that may not be there yet.
-    fn append(&mut self, list: &Value, path: &[&str], entry: Value) {
-        let is_new = !list.is_array();
+    /// Adds an entry at the end of a list, which is made where it is not there yet.
+    fn append(&mut self, is_there: bool, path: &[&str], entry: Value) {
+        let is_new = !is_there;
         let mut tokens = path.to_vec();
         if !is_new {
             tokens.push("-");
@@ -225,7 +259,7 @@ impl Changes {
         let path = ["spec", "containers", &index, "env"];
         if container["env"].is_array() {
             for entry in added {
-                self.append(&container["env"], &path, entry);
+                self.append(true, &path, entry);
             }
         } else if !added.is_empty() {
             let path = PointerBuf::from_tokens(path);

@@ -162,7 +162,7 @@ fn node_config(config: &Config) -> Result<NodeConfig, StartError> {
         _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     };
     let listen = SocketAddr::new(zipline.bind.unwrap_or_else(everywhere), zipline.pull_port);
-    let budget = memory_limit::own().map_or(zipline.buffer_bytes, |limit| zipline.buffer_bytes.min(limit / 2));
+    let budget = memory_limit::own().map_or(zipline.buffer_bytes, |limit| zipline.buffer_bytes.min(memory_limit::budget(limit)));
     Ok(NodeConfig {
         advertised: own.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         receivers: config.identity.receiver().parse().into_iter().collect(),
@@ -221,7 +221,15 @@ fn tier_credentials(file: &Path) -> Result<Credentials, StartError> {
         session_token: Option<String>,
     }
     let unusable = |error: String| StartError::TierCredentials { file: file.to_owned(), error };
-    let text = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+    let text = match std::fs::read(file) {
+        Ok(text) => text,
+        // A Secret that is not there must not stop a pod, whose requests are none of the tier's business.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            tracing::warn!(file = %file.display(), "the durable tier's credentials are not there: requests to it go unsigned");
+            return Ok(Credentials::Anonymous);
+        }
+        Err(error) => return Err(unusable(error.to_string())),
+    };
     // The reason is not passed on: it may quote what stands in the wrong place.
     let document: Document = serde_json::from_slice(&text)
         .map_err(|_| unusable("not a document with access_key_id and secret_access_key".to_owned()))?;
