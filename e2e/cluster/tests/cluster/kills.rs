@@ -15,9 +15,11 @@ const MIB: u64 = 1024 * 1024;
 const LONG_BYTES: u64 = 256 * MIB;
 /// So much of it has arrived when somebody is killed.
 const BEGUN_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
-/// A limit of the sidecar's memory. Half of it may be held and half of it received: together with the process itself, too much.
-const TIGHT_LIMIT: &str = "32Mi";
-const TIGHT_BYTES: u64 = 15_000_000;
+/// Limits of the sidecar's memory.
+const TIGHT_LIMIT: &str = "64Mi";
+const TOO_TIGHT_LIMIT: &str = "32Mi";
+/// Objects of a byte, which cost about 500 bytes each beside it: more than the limit, whatever the budget for payloads is.
+const OBJECTS: u64 = 190_000;
 
 /// Waits until a pod's queue-proxy was started anew after an end with this reason.
 async fn restarted(cluster: &Cluster, namespace: &Namespace<'_>, pod: &str, reason: &str) -> Result<Value> {
@@ -34,32 +36,65 @@ fn is_error(answer: &Answer, names: &[&str]) -> bool {
     answer.status >= 400 && answer.headers.get("zipline-error").is_some_and(|name| names.contains(&name.as_str()))
 }
 
+fn tight(limit: &str) -> Service {
+    let service = Service::new("tight").by_sdk().scaling("min-scale", "1").scaling("max-scale", "1").timeout_seconds(300);
+    service.annotation("queue.sidecar.serving.knative.dev/memory-resource-limit", limit)
+}
+
+#[tokio::test]
+async fn a_queue_proxy_that_keeps_to_its_budget_is_not_killed_for_it() -> Result<()> {
+    let Some(cluster) = Cluster::claim("budget within the limit").await? else { return Ok(()) };
+    let namespace = enabled(&cluster, "budget").await?;
+    namespace.apply(&tight(TIGHT_LIMIT)).await?;
+    namespace.apply(&sized("source")).await?;
+    let driver = namespace.driver().await?;
+    let (tight, source) = (pod_of(&namespace, "tight").await?, pod_of(&namespace, "source").await?);
+    let budget = metric(&cluster, &namespace, &tight, "zipline_buffer_limit_bytes", "").await?;
+    ensure!(budget > MIB as f64, "a budget of {budget} bytes");
+    // As much as may be held, and then as much as may be received, as memory for a function on the SDK.
+    let bytes = budget as u64 * 19 / 20;
+    ask(&cluster, &namespace, &tight, &format!("/produce?bytes={bytes}&via=http"), "").await?;
+    for round in 1..=3 {
+        let put = ask(&cluster, &namespace, &source, &format!("/produce?bytes={bytes}"), "").await?;
+        let reference = put["reference"].as_str().context("a reference")?;
+        let plan = Plan::post(namespace.url("tight", "/digest"), 0, 1).header("zipline-reference", reference);
+        let report = driver.drive(&plan).await?;
+        all_succeeded(&report).with_context(|| format!("round {round}"))?;
+        ensure!(report.answers[0].json()["sha256"] == put["sha256"], "{:?}", report.answers);
+    }
+    let pod = cluster.api.get(&format!("{}/{tight}", namespace.core("pods"))).await?;
+    let statuses = pod["status"]["containerStatuses"].as_array().context("statuses")?;
+    ensure!(statuses.iter().all(|status| status["restartCount"] == 0), "{statuses:?}");
+    println!("with a limit of {} it held {bytes} bytes and received as much", TIGHT_LIMIT);
+    namespace.remove().await
+}
+
 #[tokio::test]
 async fn a_queue_proxy_out_of_memory_is_killed_alone_and_its_pod_goes_on() -> Result<()> {
     let Some(cluster) = Cluster::claim("out of memory").await? else { return Ok(()) };
     let namespace = enabled(&cluster, "memory").await?;
-    let tight = Service::new("tight").by_sdk().scaling("min-scale", "1").scaling("max-scale", "1");
-    namespace.apply(&tight.annotation("queue.sidecar.serving.knative.dev/memory-resource-limit", TIGHT_LIMIT)).await?;
-    namespace.apply(&sized("source")).await?;
+    namespace.apply(&tight(TOO_TIGHT_LIMIT)).await?;
+    namespace.apply(&sized("reader")).await?;
     let driver = namespace.driver().await?;
-    let (tight, source) = (pod_of(&namespace, "tight").await?, pod_of(&namespace, "source").await?);
-    let held = ask(&cluster, &namespace, &tight, &format!("/produce?bytes={TIGHT_BYTES}&via=http"), "").await?;
+    let tight = pod_of(&namespace, "tight").await?;
+    let held = ask(&cluster, &namespace, &tight, "/produce?bytes=1000000", "").await?;
     let held = held["reference"].as_str().context("a reference")?.to_owned();
-    let sent = ask(&cluster, &namespace, &source, &format!("/produce?bytes={TIGHT_BYTES}"), "").await?;
-    let sent = sent["reference"].as_str().context("a reference")?.to_owned();
-
-    let report = driver.drive(&Plan::post(namespace.url("tight", "/digest"), 0, 1).header("zipline-reference", &sent)).await?;
+    let mut plan = Plan::post(namespace.url("tight", &format!("/produce?bytes=1&count={OBJECTS}")), 0, 1);
+    plan.limit_seconds = 200.0;
+    let report = driver.drive(&plan).await?;
     restarted(&cluster, &namespace, &tight, "OOMKilled").await?;
     println!("the request in flight: {:?} {:?}", report.statuses, report.failures);
     ensure!(report.succeeded() == 0, "its queue-proxy was killed: {:?}", report.answers);
-
-    // What it held is gone, and called so; the other side's payload was not read, and is read by somebody else.
-    let read = driver.drive(&Plan::post(namespace.url("source", "/digest"), 0, 1).header("zipline-reference", held)).await?;
+    // What it held is gone, and called so; its function is the same process, and produces again.
+    let read = driver.drive(&Plan::post(namespace.url("reader", "/digest"), 0, 1).header("zipline-reference", held)).await?;
     let answer = read.answers.first().context("an answer")?;
     ensure!(answer.status == 410 && is_error(answer, &["producer-gone"]), "{answer:?}");
-    let read = driver.drive(&Plan::post(namespace.url("source", "/digest"), 0, 1).header("zipline-reference", sent)).await?;
-    all_succeeded(&read)?;
-    send(&driver, &namespace, "source", "tight", MIB, "header").await?;
+    let path = format!("{}/{tight}", namespace.core("pods"));
+    let pod = cluster.api.get(&path).await?;
+    let statuses = pod["status"]["containerStatuses"].as_array().context("statuses")?;
+    let others = statuses.iter().filter(|status| status["name"] != "queue-proxy");
+    ensure!(others.into_iter().all(|status| status["restartCount"] == 0), "{statuses:?}");
+    send(&driver, &namespace, "tight", "reader", MIB, "header").await?;
     namespace.remove().await
 }
 

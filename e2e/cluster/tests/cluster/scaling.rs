@@ -49,8 +49,9 @@ async fn the_activator_is_in_the_path_and_out_of_it_and_both_ways_answer() -> Re
             report.answers.iter().filter(|answer| answer.json()["headers"]["k-proxy-request"] == "activator").count();
         let expected = if mode == "Proxy" { report.answers.len() } else { 0 };
         ensure!(by_activator == expected, "in mode {mode}, {by_activator} of {} came by the activator", report.answers.len());
-        // The nodes' rules follow a pod that has become ready a moment later.
-        let again = async || driver.drive(&Plan::get(namespace.url(name, "/"), 20)).await;
+        // The ingress keeps its connections, each of which leads to one pod: many at once lead to both.
+        let at_once = Plan::get(namespace.url(name, "/sleep?ms=100"), 32).at_once(32);
+        let again = async || driver.drive(&at_once).await;
         wait::until(&format!("both pods to answer in mode {mode}"), LIMIT, again, |report| report.pods.len() == 2).await?;
     }
     namespace.remove().await

@@ -4,7 +4,7 @@
 //! GET  /                     the pod, the requests in flight, the headers that arrived
 //! ANY  /sleep?ms=N           the same after a while
 //! POST /digest[?pause_ms=N]  size and SHA-256 of the body, read with a pause after each piece
-//! POST /produce?bytes=N&seed=S&retrievals=R&ttl=SECONDS[&via=http]   puts an object, as memory or over HTTP: its reference, size and SHA-256
+//! POST /produce?bytes=N&seed=S&retrievals=R&ttl=SECONDS[&via=http][&count=N]   puts an object, as memory or over HTTP: its reference, size and SHA-256
 //! POST /consume              the body is a reference: size and SHA-256 of the object
 //! POST /send?to=NAME&bytes=N&seed=S&via=egress|invoke|sdk|header   sends a payload to NAME's /digest: its answer beside what was sent
 //! ```
@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
@@ -35,6 +36,8 @@ use zipline_testkit::{Payload, Target, http as client};
 
 /// Requests that are being answered.
 static IN_FLIGHT: AtomicU64 = AtomicU64::new(0);
+/// Puts of many objects under way.
+const PUTS_AT_ONCE: usize = 16;
 /// Longest reference.
 const REFERENCE_BYTES_MAX: usize = 4096;
 
@@ -155,7 +158,14 @@ async fn produce(query: &Query<'_>) -> Result<Value> {
     if let Ok(seconds) = query.number("ttl") {
         options.ttl = Some(Duration::from_secs(seconds));
     }
-    let reference = Client::from_env()?.put(writer.finish()?, options).await?;
+    let client = Client::from_env()?;
+    let memory = writer.finish()?;
+    // Those before the last go as bytes: as memory, each would take a descriptor, of which there are few.
+    let bytes = memory.to_vec();
+    let more = 1..query.number("count").unwrap_or(1);
+    let puts = futures_util::stream::iter(more).map(|_| client.put(zipline_sdk::Payload::from(bytes.clone()), options));
+    puts.buffer_unordered(PUTS_AT_ONCE).try_for_each(|_| std::future::ready(Ok(()))).await?;
+    let reference = client.put(memory, options).await?;
     Ok(json!({ "pod": pod(), "reference": reference.as_str(), "size": payload.size(), "sha256": payload.sha256() }))
 }
 
