@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use zipline_e2e_cluster::cluster::{Cluster, LIMIT, Namespace, Service};
+use zipline_e2e_cluster::driver::Plan;
 use zipline_e2e_cluster::knative::{CONTROLLER, SIDECAR};
-use zipline_testkit::{Program, Scratch};
+use zipline_testkit::{Program, Scratch, wait};
+
+use crate::all_succeeded;
 
 /// Switches Zipline on for a namespace.
 pub(crate) const ENABLED: (&str, &str) = ("zipline.dev/enabled", "true");
@@ -108,4 +111,60 @@ async fn install_gives_keys_to_who_asked_and_uninstall_leaves_nothing() -> Resul
     }
     asked.remove().await?;
     silent.remove().await
+}
+
+#[tokio::test]
+async fn with_the_webhook_down_pods_start_and_serve_and_only_references_are_refused() -> Result<()> {
+    let Some(cluster) = Cluster::claim("webhook down").await? else { return Ok(()) };
+    let namespace = enabled(&cluster, "no-webhook").await?;
+    let controller = "/apis/apps/v1/namespaces/zipline-system/deployments/zipline-controller";
+    let scale = async |replicas: u64| {
+        cluster.api.patch(controller, &json!({ "spec": { "replicas": replicas } })).await?;
+        let path = "/api/v1/namespaces/zipline-system/pods";
+        let holds = |list: &Value| list["items"].as_array().map(Vec::len) == usize::try_from(replicas).ok();
+        cluster.api.until("the controllers", LIMIT, path, holds).await?;
+        cluster.api.until("the controllers to be ready", LIMIT, controller, zipline_e2e_cluster::knative::is_available).await
+    };
+    scale(0).await?;
+    for name in ["producer", "consumer"] {
+        namespace.apply(&Service::new(name).scaling("min-scale", "1")).await?;
+    }
+    let driver = namespace.driver().await?;
+    let report = driver.drive(&Plan::post(namespace.url("consumer", "/digest"), 1_000_000, 20)).await?;
+    all_succeeded(&report).context("requests without a reference")?;
+    let url = namespace.url("producer", "/send?to=consumer&bytes=1000000&via=header");
+    let report = driver.drive(&Plan::post(url, 0, 1)).await?;
+    let answer = report.answers.first().context("an answer")?;
+    ensure!(answer.status >= 400 && answer.body.contains("reference-unknown-key"), "{answer:?}");
+    scale(2).await?;
+    namespace.remove().await
+}
+
+#[tokio::test]
+async fn keys_that_are_deleted_or_spoilt_are_made_anew_and_requests_go_on() -> Result<()> {
+    let Some(cluster) = Cluster::claim("keys spoilt").await? else { return Ok(()) };
+    let namespace = enabled(&cluster, "spoilt").await?;
+    for name in ["producer", "consumer"] {
+        namespace.apply(&Service::new(name).scaling("min-scale", "1")).await?;
+    }
+    let driver = namespace.driver().await?;
+    let keys = format!("{}/zipline-keys", namespace.core("secrets"));
+    let first = cluster.api.get(&keys).await?["data"]["keys.json"].clone();
+    let load = driver.start(&Plan::post(namespace.url("consumer", "/digest"), 100_000, 300).rate(10.0)).await?;
+    // `bm9uZQ==` is no ring.
+    cluster.api.patch(&keys, &json!({ "data": { "keys.json": "bm9uZQ==" } })).await?;
+    let is_anew = |secret: &Value| {
+        let ring = &secret["data"]["keys.json"];
+        ring.is_string() && *ring != first && *ring != "bm9uZQ=="
+    };
+    cluster.api.until("keys after they were spoilt", LIMIT, &keys, is_anew).await?;
+    cluster.api.delete(&keys).await?;
+    cluster.api.until("keys after they were deleted", LIMIT, &keys, is_anew).await?;
+    all_succeeded(&load.ended().await?).context("requests without a reference")?;
+    // Once both have read the new ring, references pass again.
+    let url = namespace.url("producer", "/send?to=consumer&bytes=1000000&via=header");
+    let plan = Plan::post(url, 0, 1);
+    let sends = async || driver.drive(&plan).await;
+    wait::until("references to pass again", LIMIT, sends, |report| report.succeeded() == 1).await?;
+    namespace.remove().await
 }
