@@ -36,6 +36,10 @@ impl Cluster {
         Ok(Self { running, namespace, deployed: Mutex::default(), _connection: connection })
     }
 
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Deletes what was deployed and is still there; their pods drain by themselves.
     pub(super) async fn clean_up(&self) -> Result<(), Failure> {
         let names = std::mem::take(&mut *self.deployed.lock().unwrap_or_else(PoisonError::into_inner));

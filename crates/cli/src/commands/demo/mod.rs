@@ -170,7 +170,8 @@ async fn show(arguments: Demo, cluster: Option<&Cluster>, output: Output) -> Res
     if let (Some(folder), Some(run)) = (&arguments.output, runs.first()) {
         stage.export(&run.result, folder).await?;
     }
-    let report = report::Report { schema: SCHEMA, lang: arguments.lang.name(), input, summary, runs };
+    let place = cluster.map(|cluster| format!(" --cluster={}", cluster.namespace())).unwrap_or_default();
+    let report = report::Report { schema: SCHEMA, lang: arguments.lang.name(), place, input, summary, runs };
     report.print(output)
 }
 

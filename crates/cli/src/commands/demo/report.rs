@@ -17,6 +17,8 @@ const EDGES_SHOWN: usize = 20;
 pub(super) struct Report {
     pub(super) schema: u32,
     pub(super) lang: &'static str,
+    /// The arguments that lead there again: none for a platform of its own.
+    pub(super) place: String,
     pub(super) input: Input,
     pub(super) summary: Summary,
     pub(super) runs: Vec<Run>,
@@ -92,12 +94,14 @@ impl Report {
         let mut text = self.head();
         text.push_str(&edges(&self.runs));
         text.push_str(&self.numbers());
-        let again = match &self.runs[..] {
-            [run] if run.method == "zipline" => "zipline demo --compare   runs the same job with every method, side by side",
-            [_] => "zipline demo --compare   runs the same job with every method, side by side",
-            _ => "zipline up   starts a platform of your own; deploy to it with `zipline service apply -f FILE`",
+        let next = match (&self.runs[..], &self.place) {
+            ([_], place) => format!("zipline{place} demo --compare   runs the same job with every method, side by side"),
+            (_, place) if place.is_empty() => {
+                "zipline up   starts a platform of your own; deploy to it with `zipline service apply -f FILE`".to_owned()
+            }
+            (_, place) => format!("zipline{place} service apply -f FILE   deploys services of your own"),
         };
-        text + "\nTry next: " + again + "\n"
+        text + "\nTry next: " + &next + "\n"
     }
 
     /// The verdict and the head of the result.

@@ -1,5 +1,7 @@
 //! Knative Services with their revisions and pods, as `GET /v1/services` shows them.
 
+use std::collections::BTreeMap;
+
 use http::StatusCode;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
@@ -10,6 +12,8 @@ use super::pods::{self, Instance, created_ms};
 use super::{Refusal, refused};
 use crate::names::{REVISION_LABEL, SERVICE_LABEL};
 
+/// What annotations begin with that no user wrote.
+const OF_TOOLS: [&str; 3] = ["kubectl.kubernetes.io/", "serving.knative.dev/creator", "serving.knative.dev/lastModifier"];
 /// Says whether a route leads to a revision.
 const ROUTING_LABEL: &str = "serving.knative.dev/routingState";
 
@@ -67,7 +71,7 @@ impl Service {
             "generation": object.metadata.generation.unwrap_or_default(),
             "created_ms": created_ms(object),
             "labels": object.labels(),
-            "annotations": object.annotations(),
+            "annotations": of_user(object.annotations()),
             "latest_revision": status["latestCreatedRevisionName"].as_str().unwrap_or_default(),
             "routed_revision": routed,
             "instances": pods::count(self.pods()),
@@ -77,6 +81,12 @@ impl Service {
             "revisions": self.revisions.iter().map(|(revision, pods)| revision_view(revision, pods)).collect::<Vec<_>>(),
         })
     }
+}
+
+/// Annotations but those that Knative and `kubectl` write for themselves.
+fn of_user(annotations: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
+    let is_of_user = |name: &str| !OF_TOOLS.iter().any(|prefix| name.starts_with(prefix));
+    annotations.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(name, _)| is_of_user(name)).collect()
 }
 
 fn revision_view(revision: &DynamicObject, pods: &[Instance]) -> Value {
