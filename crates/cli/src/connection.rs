@@ -32,6 +32,8 @@ impl Connection {
         let mut command = Command::new(programs::beside("zipline-kubernetes")?);
         command.args(["connect", "--while-stdin-is-open", "--namespace", namespace, "--state"]).arg(&state);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        // Ctrl-C is for this program, which still needs the cluster to leave nothing in it.
+        command.process_group(0);
         let mut child = command.spawn().map_err(|error| Failure::system("starting zipline-kubernetes", &error))?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(Failure::new(Exit::System, "protocol", "zipline-kubernetes was started without its pipes"));

@@ -61,6 +61,16 @@ fn the_controller_runs_without_any_right_on_its_node() {
     assert_eq!(security["capabilities"]["drop"][0], "ALL");
 }
 
+#[test]
+fn while_pods_are_rolled_from_an_earlier_image_the_controller_knows_both_and_the_new_one_first() {
+    let options = Options { earlier_images: vec!["dev.local/queue-proxy:1".to_owned()], ..Options::default() };
+    let objects = objects(&options);
+    let arguments = &of_kind(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"];
+    let arguments = arguments.as_array().expect("arguments").iter().filter_map(Value::as_str);
+    let images: Vec<&str> = arguments.filter_map(|argument| argument.strip_prefix("--queue-proxy-image=")).collect();
+    assert_eq!(images, [options.queue_proxy_image.as_str(), "dev.local/queue-proxy:1"]);
+}
+
 /// What Helm would do with the few expressions that the chart has; `helm template` itself is run where it is at hand.
 #[test]
 fn the_chart_with_its_default_values_is_the_plain_manifests() {
