@@ -130,3 +130,23 @@ async fn stdin_ended() {
     });
     let _ended = end.await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn the_sockets_of_a_cluster_lie_in_a_new_folder_that_only_its_maker_may_enter() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("state");
+        let folder = Folder::create(&path).expect("made");
+        let _socket = folder.listen("client.sock").expect("bound");
+        let mode = path.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        let refused = Folder::create(&path).map(|_| ()).expect_err("somebody else's, for all that is known").to_string();
+        assert!(refused.contains("does not exist yet"), "{refused}");
+        drop(folder);
+        assert!(!path.exists());
+    }
+}
