@@ -5,6 +5,7 @@
 //! fails, times out or is given up. An answer that comes before the upload is through ends the upload if it is a
 //! refusal; otherwise both go on, as they would inline, and the object stays until the answer's body ends.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +15,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
+use hyper::body::Body as HttpBody;
 use tokio::time::timeout_at;
 use zipline_contract::{ErrorCode, Transfer, headers};
 use zipline_core::object::Owner;
@@ -77,7 +79,7 @@ impl Calls {
             }
             answered = &mut sent => (answered, Some(upload)),
         };
-        let unfinished = closed(unfinished, &is_closing).await;
+        let unfinished = closed(unfinished, &is_closing, deadline).await;
         zipline_fault_point::fault_point!("call.answered");
         let response = super::switch(answered.unwrap_or_else(|_| Err(timed_out(deadline)))?, None, &Default::default());
         let goes_on = response.status().is_success() && (unfinished.is_some() || object.is_being_read());
@@ -108,11 +110,13 @@ impl Calls {
     }
 }
 
-/// Waits for an upload of which only the seal is missing; any other goes on.
-async fn closed(upload: Option<Uploading>, is_closing: &AtomicBool) -> Option<Uploading> {
+/// Waits, at most as long as the call may take, for an upload of which only the seal is missing; any other goes on.
+async fn closed(upload: Option<Uploading>, is_closing: &AtomicBool, deadline: Deadline) -> Option<Uploading> {
     match upload {
         Some(upload) if is_closing.load(Ordering::Relaxed) => {
-            finished(upload).await;
+            if timeout_at(deadline.at(), finished(upload)).await.is_err() {
+                tracing::warn!("a payload was not sealed within its call's time");
+            }
             None
         }
         other => other,
@@ -139,21 +143,38 @@ fn beside(unfinished: Option<Uploading>, object: CallObject) -> BoxFuture<'stati
 
 /// Writes a body into an object. Dropped, or with a body that breaks off, it aborts the object.
 ///
-/// Whoever reads along has every byte before the object is sealed, and may answer before: `is_closing` is set meanwhile, so that a
-/// payload that was whole is not aborted by the end of its call.
-async fn upload(mut body: Upload, mut writer: Writer, length: u64, is_closing: Arc<AtomicBool>) -> Result<(), Problem> {
-    while let Some(frame) = body.frame().await {
-        let cut = |error: hyper::Error| {
-            Problem::new(ErrorCode::PayloadAborted, format!("the body of {length} bytes broke off: {error}"))
-        };
+/// Whoever reads along has every byte before the object is sealed, and may answer before: `is_closing` is set from the last write
+/// to the seal, so that a payload that was whole is not aborted by the end of its call. That is also why the body's own end is not
+/// waited for: with the bytes that its head announced the payload is whole.
+async fn upload<B>(mut body: B, mut writer: Writer, length: u64, is_closing: Arc<AtomicBool>) -> Result<(), Problem>
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
+    let mut missing = length;
+    let mut last = Bytes::new();
+    while missing > 0
+        && let Some(frame) = body.frame().await
+    {
+        let cut =
+            |error: B::Error| Problem::new(ErrorCode::PayloadAborted, format!("the body of {length} bytes broke off: {error}"));
         if let Ok(bytes) = frame.map_err(cut)?.into_data() {
-            write(&mut writer, bytes).await?;
+            missing = missing.saturating_sub(bytes.len() as u64);
+            match missing {
+                0 => last = bytes,
+                _ => write(&mut writer, bytes).await?,
+            }
         }
     }
     is_closing.store(true, Ordering::Relaxed);
-    let finished = writer.finish().await;
+    let closed = close(writer, last).await;
     is_closing.store(false, Ordering::Relaxed);
-    finished?;
+    closed
+}
+
+/// The last bytes, and the seal.
+async fn close(mut writer: Writer, last: Bytes) -> Result<(), Problem> {
+    write(&mut writer, last).await?;
+    writer.finish().await?;
     Ok(())
 }
 
@@ -173,4 +194,53 @@ fn receiver(service: &Service) -> Result<Receiver, Problem> {
 
 fn token_header(token: &str) -> Result<HeaderValue, Problem> {
     HeaderValue::from_str(token).map_err(|error| Problem::invalid(format!("the reference: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use futures_util::{StreamExt, stream};
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use tokio::time::timeout;
+    use zipline_core::pull::PeerPolicy;
+    use zipline_core::reference::KeyRing;
+    use zipline_testkit::Loopback;
+    use zipline_transfer::{FetchOptions, Keys, NodeConfig};
+
+    use super::*;
+
+    const PORT: u16 = 8122;
+    /// Far longer than anything here takes.
+    const HANG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_payload_is_whole_with_its_last_byte_and_does_not_wait_for_the_end_of_its_body() {
+        let loopback = Loopback::claim().expect("an address");
+        let ring = format!(
+            r#"{{"keys":[{{"id":"00000001","key":"{}","not_before_ms":0,"not_after_ms":9999999999999}}]}}"#,
+            "07".repeat(32)
+        );
+        let peers = PeerPolicy::parse("127.0.0.0/8", None, PORT).expect("a policy");
+        let keys = Arc::new(Keys::new(KeyRing::parse(ring.as_bytes()).expect("a ring")));
+        let node = Node::start(NodeConfig::new(loopback.port(PORT), peers), keys).await.expect("a node");
+        for length in [2_u64, 3 << 20] {
+            let options = PutOptions { owner: Owner::Call, size: Some(length), ..PutOptions::default() };
+            let writer = node.put(options).await.expect("room");
+            let token = writer.reference().expect("a reference");
+            let _object = writer.call_object();
+            let half = Bytes::from(vec![7; length as usize / 2]);
+            let frames = [half.clone(), half].map(|bytes| Ok::<_, Infallible>(Frame::data(bytes)));
+            // A sender that has sent all of it, and does not say so before it has an answer.
+            let body = StreamBody::new(stream::iter(frames).chain(stream::pending()));
+            let is_closing = Arc::new(AtomicBool::new(false));
+            let uploaded = timeout(HANG, upload(body, writer, length, Arc::clone(&is_closing))).await;
+            uploaded.expect("the upload waits for its body's end").expect("an upload");
+            assert!(!is_closing.load(Ordering::Relaxed), "answers would wait for it");
+            let incoming = node.fetch(token.as_str(), FetchOptions::default()).await.expect("the payload");
+            assert_eq!(incoming.content_length(), Some(length));
+        }
+    }
 }
