@@ -54,7 +54,7 @@ mutants! {
     "last-record-early" "the last record of what is written so far ends the body";
     "heartbeat-is-progress" "a heartbeat counts as a byte of the payload";
     "replay-accepted" "a nonce may come twice";
-    "nonce-forgotten-early" "nonces are forgotten while they can still be replayed";
+    "nonce-forgotten-early" "nonces are forgotten while they can still be replayed, and no floor remembers them";
     "skew-not-checked" "a request of any time is accepted";
     "receiver-not-checked" "a reference for one service is resolved by another";
     "narrowing-widens" "a narrowed range counts from the object's first byte";

@@ -28,12 +28,18 @@ enum Part {
     Python,
     /// The suite written against Knative's own queue-proxy
     Knative,
+    /// `cargo xtask simulate`: seeded schedules of faults, then every mutant
+    Simulation,
 }
 
 /// Runs the tests; false when one failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let root = root()?;
-    let wanted = |part| options.only.is_none_or(|only| only == part);
+    let wanted = |part| match (options.only, &options.filter) {
+        (Some(only), _) => only == part,
+        (None, Some(_)) => part != Part::Simulation, // It has no tests to choose from.
+        (None, None) => true,
+    };
     build(&root, wanted(Part::Rust))?;
     let mut stages = Vec::new();
     if wanted(Part::Rust) {
@@ -48,6 +54,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         if wanted(Part::Knative) {
             stages.push(knative(&root, &venv, options.filter.as_deref())?);
         }
+    }
+    if wanted(Part::Simulation) {
+        stages.push(simulation(&root)?);
     }
     Ok(report(&stages))
 }
@@ -117,6 +126,17 @@ fn knative(root: &Path, venv: &Venv, filter: Option<&str>) -> Result<Ended> {
     stage::run("knative", command)
 }
 
+/// The runner is this program: it says how many schedules there were, what they went through, and which mutants were found.
+fn simulation(root: &Path) -> Result<Ended> {
+    // By name: the build before may have put a new file in the place of the one that runs.
+    let mut command = Command::new(built()?.join(format!("zipline-xtask{}", std::env::consts::EXE_SUFFIX)));
+    command.current_dir(root).arg("simulate");
+    let mut ended = stage::run("simulation", command)?;
+    let outcome = if ended.succeeded { &mut ended.tally.passed } else { &mut ended.tally.failed };
+    *outcome += 1;
+    Ok(ended)
+}
+
 /// The folder of the programs that [`build`] made.
 fn built() -> Result<PathBuf> {
     Ok(std::env::current_exe()?.parent().context("this program lies in the build folder")?.to_owned())
@@ -128,9 +148,9 @@ fn report(stages: &[Ended]) -> bool {
     for stage in stages {
         let Tally { passed, failed, skipped, reasons } = &stage.tally;
         let state = if stage.succeeded { "ok" } else { "FAILED" };
-        println!("{:8} {state}: {passed} passed, {failed} failed, {skipped} skipped in {:.0?}", stage.name, stage.took);
+        println!("{:10} {state}: {passed} passed, {failed} failed, {skipped} skipped in {:.0?}", stage.name, stage.took);
         for reason in reasons {
-            println!("         skipped: {reason}");
+            println!("           skipped: {reason}");
         }
         passed_in_all += passed;
         failed_in_all += failed;

@@ -101,7 +101,9 @@ impl NonceWindow {
         while self.buckets.front().is_some_and(|first| first.number <= bucket(now)) {
             if let Some(forgotten) = self.buckets.pop_front() {
                 self.nonces -= forgotten.seen.len();
-                self.floor = self.floor.max(Some(forgotten.latest));
+                if !mutant!("nonce-forgotten-early") {
+                    self.floor = self.floor.max(Some(forgotten.latest));
+                }
             }
         }
     }
