@@ -19,6 +19,7 @@ mod proxy;
 mod raw;
 mod report;
 mod s3_delay;
+mod s3_place;
 mod scale;
 mod setup;
 mod soak;
@@ -26,13 +27,17 @@ mod stats;
 mod stores;
 mod transfer;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+
+/// Exit code of a run that a second Ctrl-C ended: 128 and the signal's number.
+const STOPPED: u8 = 130;
 
 /// Zipline measured against raw ceilings and peers, on this machine.
 #[derive(Parser)]
@@ -104,8 +109,10 @@ enum Bench {
         #[arg(long = "app", value_enum, value_delimiter = ',', value_name = "APP")]
         apps: Vec<apps::App>,
         /// Only these transfer methods
-        #[arg(long = "method", value_delimiter = ',', value_name = "METHOD")]
+        #[arg(long = "method", visible_alias = "methods", value_delimiter = ',', value_name = "METHOD")]
         methods: Vec<String>,
+        #[command(flatten)]
+        s3: s3_place::S3Arguments,
         /// Timed requests an application, variant and method [default: 100; 5 with --quick]
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         requests: Option<u32>,
@@ -115,8 +122,10 @@ enum Bench {
         #[command(flatten)]
         common: Common,
         /// Only these transfer methods
-        #[arg(long = "method", value_delimiter = ',', value_name = "METHOD")]
+        #[arg(long = "method", visible_alias = "methods", value_delimiter = ',', value_name = "METHOD")]
         methods: Vec<String>,
+        #[command(flatten)]
+        s3: s3_place::S3Arguments,
         /// Only these patterns
         #[arg(long = "pattern", value_enum, value_delimiter = ',', value_name = "PATTERN")]
         patterns: Vec<micro::Pattern>,
@@ -207,8 +216,9 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            // Nobody can be told that standard error is gone.
+            writeln!(std::io::stderr(), "error: {error:#}").ok();
+            if error.is::<interrupt::Stopped>() { ExitCode::from(STOPPED) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -222,61 +232,68 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Bench::Report { from, out, json } => {
             let written = report::run(&report::Options { from, out })?;
-            if json {
-                println!("{}", serde_json::to_string(&written)?);
-            } else {
-                written.print();
-            }
-            Ok(())
+            output::print(|out| if json { writeln!(out, "{}", serde_json::to_string(&written)?) } else { written.print(out) })
         }
         Bench::Soak { lasts, seed, json } => soak::run(&lasts, seed, json),
-        Bench::Transfer { common, only, sizes } => runtime()?.block_on(async {
+        Bench::Transfer { common, only, sizes } => {
             let (seed, congestion) = (common.seed, common.congestion.clone());
             let options = transfer::Options { quick: common.quick, seed, congestion, only, sizes };
-            let report = transfer::run(&options, &interrupt::Interrupt::listen()).await?;
-            finish(&common, "transfer", &report, transfer::Report::print)
-        }),
-        Bench::Proxy(common) => runtime()?.block_on(async {
+            measure(&common, "transfer", async |interrupt| transfer::run(&options, interrupt).await, transfer::Report::print)
+        }
+        Bench::Proxy(common) => {
             let options = proxy::Options { quick: common.quick, seed: common.seed };
-            let report = proxy::run(&options, &interrupt::Interrupt::listen()).await?;
-            finish(&common, "proxy", &report, proxy::Report::print)
-        }),
-        Bench::Micro { common, methods, patterns, requests } => runtime()?.block_on(async {
-            let options = micro::Options { quick: common.quick, seed: common.seed, methods, patterns, requests };
-            let report = micro::run(&options, &interrupt::Interrupt::listen()).await?;
-            finish(&common, "micro", &report, micro::Report::print)
-        }),
-        Bench::Scale { common, curves } => runtime()?.block_on(async {
+            measure(&common, "proxy", async |interrupt| proxy::run(&options, interrupt).await, proxy::Report::print)
+        }
+        Bench::Micro { common, methods, s3, patterns, requests } => {
+            let s3 = s3.place()?;
+            let options = micro::Options { quick: common.quick, seed: common.seed, methods, patterns, requests, s3 };
+            measure(&common, "micro", async |interrupt| micro::run(&options, interrupt).await, micro::Report::print)
+        }
+        Bench::Scale { common, curves } => {
             let options = scale::Options { quick: common.quick, seed: common.seed, curves };
-            let report = scale::run(&options, &interrupt::Interrupt::listen()).await?;
-            finish(&common, "scale", &report, scale::Report::print)
-        }),
-        Bench::Apps { common, size, apps, methods, requests } => runtime()?.block_on(async {
-            let options = apps::Options { quick: common.quick, seed: common.seed, size, apps, methods, requests };
-            let report = apps::run(&options, &interrupt::Interrupt::listen()).await?;
-            finish(&common, "apps", &report, apps::Report::print)
-        }),
+            measure(&common, "scale", async |interrupt| scale::run(&options, interrupt).await, scale::Report::print)
+        }
+        Bench::Apps { common, size, apps, methods, s3, requests } => {
+            let s3 = s3.place()?;
+            let options = apps::Options { quick: common.quick, seed: common.seed, size, apps, methods, requests, s3 };
+            measure(&common, "apps", async |interrupt| apps::run(&options, interrupt).await, apps::Report::print)
+        }
     }
+}
+
+/// Measures, keeps the raw samples, and prints the table or the document.
+fn measure<R: Serialize>(
+    common: &Common,
+    kind: &str,
+    run: impl AsyncFnOnce(&interrupt::Interrupt) -> Result<R>,
+    print: impl FnOnce(&R, &mut dyn Write) -> std::io::Result<()>,
+) -> Result<()> {
+    output::check(kind, common.raw.as_deref())?;
+    machine::warn();
+    let report = runtime()?.block_on(async {
+        let interrupt = interrupt::Interrupt::listen()?;
+        interrupt.or_stop(run(&interrupt)).await
+    })?;
+    let path = output::raw_path(kind, common.raw.as_deref())?;
+    let kept = output::write_whole(&path, &report);
+    // Also where the file could not be written: hours of measuring must not be lost for want of room on a disk.
+    output::print(|out| if common.json { writeln!(out, "{}", serde_json::to_string(&report)?) } else { print(&report, out) })?;
+    kept.map_err(|error| {
+        anyhow!("the raw samples are not kept: {error:#}\nhint: make room, or name a file elsewhere with --raw FILE")
+    })?;
+    eprintln!("raw samples: {}", path.display());
+    Ok(())
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-fn finish<R: Serialize>(common: &Common, kind: &str, report: &R, print: impl FnOnce(&R)) -> Result<()> {
-    let path = output::raw_path(kind, common.raw.as_deref())?;
-    output::write_whole(&path, report)?;
-    if common.json {
-        serde_json::to_writer(std::io::stdout().lock(), report)?;
-        println!();
-    } else {
-        print(report);
-    }
-    eprintln!("raw samples: {}", path.display());
-    Ok(())
-}
-
 fn raw_role(role: Raw) -> Result<()> {
+    // Functions are started by the platform, with an empty input; the platform and the delays end in an order of their own.
+    if !matches!(role, Raw::MicroHub | Raw::MicroLeaf | Raw::Cloud { .. } | Raw::S3Delay { .. }) {
+        process::end_with_input()?;
+    }
     match role {
         Raw::Sender { bytes_max, congestion } => raw::sender(bytes_max, &congestion),
         Raw::Relay { sender, sink, congestion } => raw::relay(sender, sink, &congestion),

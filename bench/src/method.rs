@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tempfile::TempDir;
 use zipline_contract::{ANNOTATION_PREFIX, settings};
+use zipline_sdk::{Operations, StoreCounters};
 use zipline_servers::{Redis, S3, ServerError};
 
 use crate::s3_delay::{self, S3Delay, Service};
+use crate::s3_place::{S3Place, S3Server};
 
 /// A method as one run has it.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +40,11 @@ impl Arm {
     fn new(name: &'static str, transfer: &'static str, description: impl Into<String>) -> Self {
         let description = description.into();
         Self { name, transfer, description, annotations: Vec::new(), environment: Vec::new(), slow: false }
+    }
+
+    /// Whether a store carries its payloads, which may fail without anything of ours being wrong.
+    pub(crate) fn is_store(&self) -> bool {
+        matches!(self.transfer, "s3" | "redis")
     }
 
     /// A method that parks payloads in a store, which the variables lead to.
@@ -102,8 +110,24 @@ const QUICK: usize = 7;
 /// A method that there is no server for.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Missing {
-    method: &'static str,
-    reason: String,
+    pub(crate) method: &'static str,
+    pub(crate) reason: String,
+}
+
+/// A request that a function, or what it asked, did not answer as asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unanswered(pub(crate) String);
+
+/// Which methods a run has, and with what.
+#[derive(Default)]
+pub(crate) struct Choice {
+    /// By name; none: all that a run of this mode has.
+    pub(crate) names: Vec<String>,
+    pub(crate) quick: bool,
+    pub(crate) seed: u64,
+    /// The S3 server to use; `None`: one that is started here.
+    pub(crate) s3: Option<S3Place>,
 }
 
 /// The methods of a run, and the servers they need while it lasts.
@@ -111,13 +135,17 @@ pub(crate) struct Methods {
     pub(crate) arms: Vec<Arm>,
     pub(crate) missing: Vec<Missing>,
     redis: Option<Redis>,
-    s3: Option<S3>,
+    s3: Option<S3Server>,
+    s3_named: Option<S3Place>,
     delays: Vec<(&'static str, S3Delay)>,
+    /// A folder a store's method, in which functions keep their counters.
+    counters: TempDir,
 }
 
 impl Methods {
     /// Makes these methods ready. Without a choice these are all, as far as their servers are installed.
-    pub(crate) async fn start(chosen: &[String], quick: bool, seed: u64) -> Result<Self> {
+    pub(crate) async fn start(choice: Choice) -> Result<Self> {
+        let Choice { names: chosen, quick, seed, s3 } = choice;
         if let Some(unknown) = chosen.iter().find(|name| !NAMES.contains(&name.as_str())) {
             bail!("method `{unknown}`: known are {}", NAMES.join(", "));
         }
@@ -126,7 +154,9 @@ impl Methods {
             true => default.contains(name),
             false => chosen.iter().any(|chosen| chosen == name),
         };
-        let mut methods = Self { arms: Vec::new(), missing: Vec::new(), redis: None, s3: None, delays: Vec::new() };
+        let counters = tempfile::Builder::new().prefix("zipline-bench-").tempdir().context("a folder for counters")?;
+        let (arms, missing, delays) = (Vec::new(), Vec::new(), Vec::new());
+        let mut methods = Self { arms, missing, redis: None, s3: None, s3_named: s3, delays, counters };
         for name in NAMES.into_iter().filter(|name| wanted(name)) {
             match methods.arm(name, seed).await {
                 Ok(arm) => methods.arms.push(arm),
@@ -155,19 +185,31 @@ impl Methods {
                     None => Redis::start().await.map_err(hinted)?,
                 };
                 let redis = self.redis.insert(redis);
-                Arm::store(
-                    name,
-                    "redis",
-                    format!("Redis {}, as it is, without persistence", redis.version()),
-                    redis.environment(),
-                )
+                let description = format!("Redis {}, as it is, without persistence", redis.version());
+                let environment = redis.environment();
+                self.store(name, "redis", description, environment)
             }
             "s3" => {
                 let s3 = self.s3().await?;
-                Arm::store(name, "s3", format!("{}, as it is", s3.version()), s3.environment())
+                let (description, environment) = (format!("{}, as it is", s3.name()), s3.environment());
+                self.store(name, "s3", description, environment)
             }
             delayed => self.delayed(delayed, seed).await?,
         })
+    }
+
+    /// A method that parks payloads in a store, which the variables lead to.
+    fn store(
+        &self,
+        name: &'static str,
+        transfer: &'static str,
+        description: String,
+        environment: Vec<(&'static str, String)>,
+    ) -> Arm {
+        let mut arm = Arm::store(name, transfer, description, environment);
+        let counters = self.counters.path().join(name).display().to_string();
+        arm.environment.push((settings::STORE_COUNTERS.variable, counters));
+        arm
     }
 
     /// S3 behind delays that follow published figures.
@@ -179,18 +221,20 @@ impl Methods {
             _ => (Service::Standard, 1.0),
         };
         let s3 = self.s3().await?;
-        let relay = S3Delay::start(s3.address(), service, factor, seed)?;
-        let description = format!("{} behind injected delays as published for {}, times {factor}", s3.version(), service.name());
-        let mut arm = Arm::store(name, "s3", description, s3.environment_at(relay.address()));
+        let relay = S3Delay::start(s3.address()?, service, factor, seed)?;
+        let description = format!("{} behind injected delays as published for {}, times {factor}", s3.name(), service.name());
+        let environment = s3.environment_at(relay.address());
+        let mut arm = self.store(name, "s3", description, environment);
         arm.slow = true;
         self.delays.push((name, relay));
         Ok(arm)
     }
 
-    async fn s3(&mut self) -> Result<&S3> {
-        let running = match self.s3.take() {
-            Some(running) => running,
-            None => S3::start().await.map_err(hinted)?,
+    async fn s3(&mut self) -> Result<&S3Server> {
+        let running = match (self.s3.take(), &self.s3_named) {
+            (Some(running), _) => running,
+            (None, Some(named)) => S3Server::Named(named.clone()),
+            (None, None) => S3Server::Started(S3::start().await.map_err(hinted)?),
         };
         Ok(self.s3.insert(running))
     }
@@ -203,6 +247,29 @@ impl Methods {
         }
         Ok(reports)
     }
+
+    /// What functions asked of each store, by method: refused and repeated operations too.
+    pub(crate) fn counted(&self) -> Result<BTreeMap<&'static str, Operations>> {
+        let mut counted = BTreeMap::new();
+        for arm in self.arms.iter().filter(|arm| arm.is_store()) {
+            let folder = self.counters.path().join(arm.name);
+            if folder.is_dir() {
+                let all = StoreCounters::of_folder(&folder)?;
+                counted.insert(arm.name, if arm.transfer == "redis" { all.redis } else { all.s3 });
+            }
+        }
+        Ok(counted)
+    }
+}
+
+/// What is to be said of a store that refused operations for a while; `None` of one that did not.
+pub(crate) fn repeated(method: &str, failed: u64, throttled: u64) -> Option<String> {
+    (failed > 0).then(|| {
+        format!(
+            "{method}: {failed} tries were refused for now or did not arrive ({throttled} of them told to slow down) and were repeated; \
+             that time is in the samples"
+        )
+    })
 }
 
 fn hinted(error: ServerError) -> anyhow::Error {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -21,6 +22,7 @@ impl Process {
             .arg("raw")
             .arg(name)
             .args(arguments)
+            .process_group(0) // Ctrl-C is for the bench, which ends its processes when it has written what was measured.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -56,6 +58,16 @@ impl Drop for Process {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// Ends this process when its standard input does, and so with whoever started it, however that ended.
+pub(crate) fn end_with_input() -> Result<()> {
+    // Nobody joins the thread: when it has something to say, the process ends.
+    std::thread::Builder::new().name("starter".into()).spawn(|| {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
+        std::process::exit(0);
+    })?;
+    Ok(())
 }
 
 /// Seconds of processor time a process's threads have run, from the scheduler's own count.

@@ -14,6 +14,17 @@ pub(crate) struct Interval {
     pub(crate) median: f64,
     pub(crate) low: f64,
     pub(crate) high: f64,
+    /// Samples behind it; of a ratio, pairs of the same round. 0 in files of releases that did not say.
+    #[serde(default)]
+    pub(crate) samples: usize,
+}
+
+impl std::fmt::Display for Interval {
+    /// `1.04 [1.01, 1.07] 100`: the last is the number of samples, where it is known.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.2} [{:.2}, {:.2}]", self.median, self.low, self.high)?;
+        if self.samples > 0 { write!(f, " {}", self.samples) } else { Ok(()) }
+    }
 }
 
 /// What a row says of its samples.
@@ -46,12 +57,12 @@ pub(crate) fn interval(samples: &[f64], seed: u64) -> Option<Interval> {
         resample.fill_with(|| samples[random.below(samples.len())]);
         medians.push(quantile(&resample, 0.5)?);
     }
-    Some(Interval { median, low: quantile(&medians, 0.025)?, high: quantile(&medians, 0.975)? })
+    Some(Interval { median, low: quantile(&medians, 0.025)?, high: quantile(&medians, 0.975)?, samples: samples.len() })
 }
 
 /// Everything a row says of its samples; `None` of none.
 pub(crate) fn summary(samples: &[f64], seed: u64) -> Option<Summary> {
-    let Interval { median, low, high } = interval(samples, seed)?;
+    let Interval { median, low, high, samples: _ } = interval(samples, seed)?;
     Some(Summary { samples: samples.len(), median, p99: quantile(samples, 0.99)?, low, high })
 }
 
@@ -90,6 +101,13 @@ impl SplitMix {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// Puts a list into a random order (Fisher and Yates).
+    pub(crate) fn shuffle<T>(&mut self, list: &mut [T]) {
+        for last in (1..list.len()).rev() {
+            list.swap(last, self.below(last + 1));
+        }
+    }
+
     /// A number below `bound` (1 or more); the bias of the modulus is below 2^-40 for any number of samples here.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize
@@ -120,6 +138,6 @@ mod tests {
         let above = [2.0, 20.0, 200.0];
         let below = [1.0, 10.0, 100.0];
         let ratio = paired_ratio(&above, &below, 1).expect("there are pairs");
-        assert_eq!((ratio.low, ratio.median, ratio.high), (2.0, 2.0, 2.0));
+        assert_eq!((ratio.low, ratio.median, ratio.high, ratio.samples), (2.0, 2.0, 2.0, 3));
     }
 }

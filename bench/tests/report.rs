@@ -50,7 +50,8 @@ fn apps_file(folder: &Path, name: &str, cpu: &str) -> PathBuf {
         })
         .collect();
     let file = json!({ "schema": 1, "kind": "apps", "mode": "quick", "size": "tiny", "seed": 42, "machine": machine(cpu), "network": "loopback",
-                       "interrupted": false, "methods": methods, "workloads": [], "refused": [], "rows": rows });
+                       "interrupted": false, "methods": methods, "missing": [{ "method": "s3-express", "reason": "no server" }],
+                       "stores": { "s3-standard": { "puts": 9, "failed": 12, "throttled": 11 } }, "workloads": [], "refused": [], "rows": rows });
     write(folder, name, &file)
 }
 
@@ -121,6 +122,11 @@ fn the_newest_raw_files_become_one_page_that_needs_nothing_else() {
     }
     let markdown = std::fs::read_to_string(folder.path().join(written["markdown"].as_str().expect("a path"))).expect("Markdown");
     assert!(markdown.contains("interrupted"), "what was cut short says so");
+    assert!(markdown.contains("Without s3-express: no server"), "what is missing says so");
+    assert!(
+        markdown.contains("s3-standard: 12 tries") && markdown.contains("(11 of them told to slow down)"),
+        "tries are counted"
+    );
 }
 
 #[test]
@@ -174,6 +180,29 @@ fn files_that_do_not_go_together_are_refused_and_nothing_is_written() {
     }
     let output = report(folder.path(), &[]);
     assert!(stderr(&output).contains("zipline bench apps --quick"), "{}", stderr(&output));
+}
+
+/// On a file system of 64 KiB, which lives as long as the namespace of mounts that the script has.
+#[test]
+fn on_a_full_disk_there_is_no_half_report() {
+    const NAME: &str = "on_a_full_disk_there_is_no_half_report";
+    let folder = TempDir::new().expect("a folder");
+    let raw = apps_file(folder.path(), "a.json", "x");
+    let script = "mount -t tmpfs -o size=64k tmpfs \"$1\" || exit 99
+        \"$0\" report --from \"$2\" --out \"$1/new/r.html\" && exit 98
+        find \"$1\" -mindepth 1";
+    let small = folder.path().join("small");
+    std::fs::create_dir(&small).expect("a folder");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_zipline-bench")]).arg(&small).arg(&raw);
+    let Ok(output) = command.output() else { return zipline_testkit::skip(NAME, "there is no unshare") };
+    if output.status.code() == Some(99) || stderr(&output).contains("unshare:") {
+        return zipline_testkit::skip(NAME, "mounting needs root");
+    }
+    assert!(output.status.success(), "{output:?}");
+    let said = stderr(&output);
+    assert!(said.contains("the report is not written") && said.contains("No space left") && said.contains("hint: "), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "something was left");
 }
 
 /// The browser, where one is installed.

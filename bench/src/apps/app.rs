@@ -75,6 +75,17 @@ impl App {
         }
     }
 
+    /// Memory of its instances with their queue-proxies, over one method, in bytes: what was seen, rounded up.
+    pub(crate) const fn memory_bytes(self, size: Size) -> u64 {
+        const MIB: u64 = 1024 * 1024;
+        match (self, size) {
+            (Self::Video, _) => 200 * MIB,
+            (Self::Stacking, _) => 100 * MIB,
+            (Self::MapReduce, Size::Full) => 1000 * MIB,
+            (Self::MapReduce, _) => 150 * MIB,
+        }
+    }
+
     const fn program(self) -> &'static str {
         match self {
             Self::Video => "zipline-video",
@@ -242,7 +253,7 @@ fn beside(name: &str) -> Result<PathBuf> {
     let path = std::env::current_exe().context("this program's own path")?.with_file_name(name);
     if !path.is_file() {
         bail!(
-            "the program {} is missing\nhint: `cargo build --release -p zipline-video -p zipline-stacking` builds the applications",
+            "the program {} is missing\nhint: `cargo build --release -p zipline-video -p zipline-stacking -p zipline-mapreduce` builds the applications",
             path.display()
         );
     }

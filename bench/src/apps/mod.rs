@@ -2,25 +2,28 @@
 //!
 //! One application after another: its services are deployed once a method, every method's answer is checked against a
 //! single-process computation, and only then requests are timed. Methods take turns: each round has one request a method and
-//! variant, in an order that shifts from round to round. Answers of timed requests are checked as well.
+//! variant, in an order that is drawn anew. Answers of timed requests are checked as well.
 
 mod app;
 mod report;
 mod sample;
 mod stage;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 pub(crate) use app::{App, Size};
 pub(crate) use report::Report;
 pub(crate) use sample::Sample;
 
 use crate::interrupt::Interrupt;
-use crate::method::{Arm, Methods};
-use crate::output::Progress;
+use crate::machine;
+use crate::method::{Arm, Choice, Methods, Unanswered};
+use crate::output::{self, Progress};
+use crate::s3_place::S3Place;
+use crate::stats::SplitMix;
 use app::Job;
 use report::{Cell, Start};
-use stage::Stage;
+use stage::{Names, Stage};
 
 /// The largest request that AWS Lambda takes, and so the largest that `inline` could send there.
 pub(crate) const INLINE_BYTES_MAX: u64 = 6_291_456;
@@ -36,6 +39,7 @@ pub(crate) struct Options {
     pub(crate) apps: Vec<App>,
     pub(crate) methods: Vec<String>,
     pub(crate) requests: Option<u32>,
+    pub(crate) s3: Option<S3Place>,
 }
 
 /// Requests of a run.
@@ -70,8 +74,10 @@ impl Plan {
 /// Runs it; also when interrupted, with what was measured until then.
 pub(crate) async fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let plan = options.plan();
-    let methods = Methods::start(&options.methods, options.quick, options.seed).await?;
+    let (names, s3) = (options.methods.clone(), options.s3.clone());
+    let methods = Methods::start(Choice { names, quick: options.quick, seed: options.seed, s3 }).await?;
     let apps: Vec<App> = App::ALL.into_iter().filter(|app| options.apps.is_empty() || options.apps.contains(app)).collect();
+    apps.iter().try_for_each(|app| fits(*app, plan.size, methods.arms.len() as u64))?;
     let mut report = Report::new(options, plan.size, &methods);
     let requests: usize = methods.arms.iter().map(|arm| plan.requests(arm)).sum();
     let mut progress = Progress::of(apps.len() * requests);
@@ -82,73 +88,138 @@ pub(crate) async fn run(options: &Options, interrupt: &Interrupt) -> Result<Repo
         let scratch = tempfile::Builder::new().prefix("zipline-bench-").tempdir()?;
         let job = Job::prepare(app, plan.size, options.seed, scratch.path())?;
         report.add_job(&job);
-        let mut stage = Stage::start(&job, scratch.path())?;
-        let measured = measure(&mut stage, &methods.arms, &plan, interrupt, &mut report, &mut progress).await;
+        let stage = Stage::start(&job, scratch.path())?;
+        let (order, report) = (SplitMix(options.seed), &mut report);
+        let mut measuring = Measuring { stage, interrupt, report, progress: &mut progress, order, timed: Vec::new() };
+        let measured = measuring.all(&methods.arms, &plan).await;
         interrupt.excuses(measured)?;
     }
-    report.finish(interrupt.came(), interrupt.excuses(methods.delays().await)?.unwrap_or_default());
+    let delays = interrupt.excuses(methods.delays().await)?.unwrap_or_default();
+    report.finish(interrupt.came(), delays, methods.counted()?);
     Ok(report)
 }
 
-/// Measures one application over all methods, warm and then from zero.
-async fn measure(
-    stage: &mut Stage<'_>,
-    arms: &[Arm],
-    plan: &Plan,
-    interrupt: &Interrupt,
-    report: &mut Report,
-    progress: &mut Progress,
-) -> Result<()> {
-    let app = stage.job.app;
-    let mut timed: Vec<&Arm> = Vec::new();
-    for arm in arms {
-        stage.deploy(arm, &stage.warm_names(arm), true).await?;
-        let mut longest = 0;
-        for parallel in [true, false] {
-            // The first request also fills what instances keep: the clip, the data set, the network.
-            longest = stage.request(arm, &stage.warm_names(arm), parallel, 0).await?.body_bytes_max.max(longest);
-            progress.step(&format!("{} over {}, checked", app.name(), arm.name));
-            if interrupt.came() {
-                return Ok(());
-            }
+/// Fails where an application's instances, of all methods at once, would not fit into the memory that there is.
+fn fits(app: App, size: Size, methods: u64) -> Result<()> {
+    let needed = methods * app.memory_bytes(size);
+    let available = machine::available_bytes().unwrap_or(u64::MAX);
+    ensure!(
+        needed <= available,
+        "{} over {methods} methods takes {} of memory, and {} are free\nhint: name fewer of them with --method (each takes {}), or a smaller --size",
+        app.name(),
+        output::bytes(needed),
+        output::bytes(available),
+        output::bytes(app.memory_bytes(size))
+    );
+    Ok(())
+}
+
+/// One application being measured.
+struct Measuring<'r> {
+    stage: Stage<'r>,
+    interrupt: &'r Interrupt,
+    report: &'r mut Report,
+    progress: &'r mut Progress,
+    /// Draws the order of a round.
+    order: SplitMix,
+    /// Methods that take part.
+    timed: Vec<&'r Arm>,
+}
+
+impl<'r> Measuring<'r> {
+    /// Measures over all methods, warm and then from zero, until it is done or a signal comes.
+    async fn all(&mut self, arms: &'r [Arm], plan: &Plan) -> Result<()> {
+        self.check(arms, plan).await?;
+        self.warm(plan).await?;
+        if self.interrupt.came() {
+            return Ok(());
         }
-        if arm.transfer == "inline" && longest > INLINE_BYTES_MAX {
-            report.refuse(app, arm, longest);
-            (2..plan.requests(arm)).for_each(|_| progress.step("refused"));
-        } else {
-            timed.push(arm);
+        for arm in arms {
+            self.stage.delete(&self.stage.warm_names(arm)).await?;
         }
+        self.cold(plan).await
     }
-    for round in 1..=plan.warm {
-        let taking_part: Vec<&Arm> = timed.iter().copied().filter(|arm| round <= plan.rounds(arm)).collect();
-        for parallel in [false, true] {
-            for turn in 0..taking_part.len() {
-                let arm = taking_part[(turn + round as usize) % taking_part.len()];
-                let sample = stage.request(arm, &stage.warm_names(arm), parallel, round).await?;
-                report.add(Cell { app, method: arm.name, parallel, start: Start::Warm }, sample);
-                progress.step(&format!("{} over {}, warm", app.name(), arm.name));
-                if interrupt.came() {
+
+    /// Deploys every method's services and checks an answer of both variants; none of it is timed.
+    async fn check(&mut self, arms: &'r [Arm], plan: &Plan) -> Result<()> {
+        let app = self.stage.job.app;
+        self.timed = arms.iter().collect();
+        for arm in arms {
+            let names = self.stage.warm_names(arm);
+            self.stage.deploy(arm, &names, true).await?;
+            let mut longest = 0;
+            for parallel in [true, false] {
+                // The first request also fills what instances keep: the clip, the data set, the network.
+                let Some(sample) = self.request(arm, &names, parallel, 0).await? else { break };
+                longest = sample.body_bytes_max.max(longest);
+                self.progress.step(&format!("{} over {}, checked", app.name(), arm.name));
+                if self.interrupt.came() {
                     return Ok(());
                 }
             }
-        }
-    }
-    for arm in arms {
-        stage.delete(&stage.warm_names(arm)).await?;
-    }
-    for round in 1..=plan.cold {
-        for turn in 0..timed.len() {
-            let arm = timed[(turn + round as usize) % timed.len()];
-            let names = stage.cold_names(arm, round);
-            stage.deploy(arm, &names, false).await?;
-            let sample = stage.request(arm, &names, true, round).await?;
-            report.add(Cell { app, method: arm.name, parallel: true, start: Start::Cold }, sample);
-            stage.delete(&names).await?;
-            progress.step(&format!("{} over {}, from zero", app.name(), arm.name));
-            if interrupt.came() {
-                return Ok(());
+            if arm.transfer == "inline" && longest > INLINE_BYTES_MAX {
+                self.report.refuse(app, arm, longest);
+                self.timed.retain(|other| other.name != arm.name);
+                (2..plan.requests(arm)).for_each(|_| self.progress.step("refused"));
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    async fn warm(&mut self, plan: &Plan) -> Result<()> {
+        let app = self.stage.job.app;
+        for round in 1..=plan.warm {
+            for parallel in [false, true] {
+                for arm in self.turns(|arm| round <= plan.rounds(arm)) {
+                    if self.interrupt.came() {
+                        return Ok(());
+                    }
+                    let names = self.stage.warm_names(arm);
+                    if let Some(sample) = self.request(arm, &names, parallel, round).await? {
+                        self.report.add(Cell { app, method: arm.name, parallel, start: Start::Warm }, sample);
+                    }
+                    self.progress.step(&format!("{} over {}, warm", app.name(), arm.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn cold(&mut self, plan: &Plan) -> Result<()> {
+        let app = self.stage.job.app;
+        for round in 1..=plan.cold {
+            for arm in self.turns(|_| true) {
+                if self.interrupt.came() {
+                    return Ok(());
+                }
+                let names = self.stage.cold_names(arm, round);
+                self.stage.deploy(arm, &names, false).await?;
+                if let Some(sample) = self.request(arm, &names, true, round).await? {
+                    self.report.add(Cell { app, method: arm.name, parallel: true, start: Start::Cold }, sample);
+                }
+                self.stage.delete(&names).await?;
+                self.progress.step(&format!("{} over {}, from zero", app.name(), arm.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// The methods of a round in an order of its own: whoever comes before does not always come before.
+    fn turns(&mut self, takes_part: impl Fn(&Arm) -> bool) -> Vec<&'r Arm> {
+        let mut turns: Vec<&'r Arm> = self.timed.iter().copied().filter(|arm| takes_part(arm)).collect();
+        self.order.shuffle(&mut turns);
+        turns
+    }
+
+    /// A request's sample; `None` where a store failed, whose method is left out of this application from here on.
+    async fn request(&mut self, arm: &Arm, names: &Names, parallel: bool, round: u32) -> Result<Option<Sample>> {
+        match self.stage.request(arm, names, parallel, round).await {
+            Err(error) if arm.is_store() && error.is::<Unanswered>() && !self.interrupt.came() => {
+                self.timed.retain(|other| other.name != arm.name);
+                self.report.leave_out(arm, format!("{error:#}; left out from there on"));
+                Ok(None)
+            }
+            outcome => outcome.map(Some),
+        }
+    }
 }

@@ -1,15 +1,17 @@
 //! The document of `bench apps`, as it stands in raw files (`docs/reference/bench-raw.md`), and the table for people.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use serde::Serialize;
 use serde_json::Value;
+use zipline_sdk::Operations;
 
 use super::app::{App, Job, Size};
 use super::sample::Sample;
 use super::{INLINE_BYTES_MAX, Options};
 use crate::machine::Machine;
-use crate::method::{Arm, Methods, Missing, OURS};
+use crate::method::{self, Arm, Methods, Missing, OURS};
 use crate::output::{self, SCHEMA};
 use crate::s3_delay;
 use crate::stats::{self, Summary};
@@ -80,6 +82,8 @@ pub(crate) struct Report {
     missing: Vec<Missing>,
     /// What was added to S3, by method.
     delays: BTreeMap<&'static str, s3_delay::Report>,
+    /// What functions asked of each store, by method.
+    stores: BTreeMap<&'static str, Operations>,
     workloads: Vec<Workload>,
     refused: Vec<Refused>,
     rows: Vec<Row>,
@@ -101,6 +105,7 @@ impl Report {
             methods: methods.arms.clone(),
             missing: methods.missing.clone(),
             delays: BTreeMap::new(),
+            stores: BTreeMap::new(),
             workloads: Vec::new(),
             refused: Vec::new(),
             rows: Vec::new(),
@@ -124,9 +129,21 @@ impl Report {
         }
     }
 
+    /// Notes a store's method that failed.
+    pub(super) fn leave_out(&mut self, arm: &Arm, reason: String) {
+        eprintln!("without {}: {reason}", arm.name);
+        self.missing.push(Missing { method: arm.name, reason });
+    }
+
     /// Sums the samples up.
-    pub(super) fn finish(&mut self, interrupted: bool, delays: BTreeMap<&'static str, s3_delay::Report>) {
+    pub(super) fn finish(
+        &mut self,
+        interrupted: bool,
+        delays: BTreeMap<&'static str, s3_delay::Report>,
+        stores: BTreeMap<&'static str, Operations>,
+    ) {
         self.interrupted = interrupted;
+        self.stores = stores;
         self.delays = delays;
         let cells = std::mem::take(&mut self.cells);
         let mut rows: Vec<Row> = cells.iter().filter_map(|(cell, samples)| self.row(*cell, samples, &cells)).collect();
@@ -158,21 +175,34 @@ impl Report {
     }
 
     /// The table for people.
-    pub(crate) fn print(&self) {
-        println!(
+    pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
             "Measured on {} ({} cores), network: {}. Every answer was checked. Times ours: the method's time by that of `{OURS}`, same round.\n",
             self.machine.cpu, self.machine.cores, self.network
-        );
-        println!(
-            "{:<11} {:<11} {:<5} {:<13} {:>8} {:>10} {:>10} {:>10} {:>20} {:>9} {:>10}",
-            "app", "variant", "start", "method", "requests", "median", "p99", "billed", "times ours [95 %]", "puts/gets", "moved"
-        );
+        )?;
+        writeln!(
+            out,
+            "{:<11} {:<11} {:<5} {:<13} {:>8} {:>10} {:>10} {:>10} {:>26} {:>9} {:>10}",
+            "app",
+            "variant",
+            "start",
+            "method",
+            "requests",
+            "median",
+            "p99",
+            "billed",
+            "times ours [95 %] pairs",
+            "puts/gets",
+            "moved"
+        )?;
         for row in &self.rows {
-            let times = row.times_ours.map_or_else(|| "—".into(), |t| format!("{:.2} [{:.2}, {:.2}]", t.median, t.low, t.high));
+            let times = row.times_ours.map_or_else(|| "—".into(), |times| times.to_string());
             let last = row.samples.last();
             let start = if row.start == Start::Warm { "warm" } else { "cold" };
-            println!(
-                "{:<11} {:<11} {:<5} {:<13} {:>8} {:>10} {:>10} {:>10} {:>20} {:>9} {:>10}",
+            writeln!(
+                out,
+                "{:<11} {:<11} {:<5} {:<13} {:>8} {:>10} {:>10} {:>10} {:>26} {:>9} {:>10}",
                 row.app.name(),
                 row.variant,
                 start,
@@ -184,21 +214,28 @@ impl Report {
                 times,
                 last.map_or_else(String::new, |sample| format!("{}/{}", sample.puts, sample.gets)),
                 last.map_or_else(String::new, |sample| output::bytes(sample.got_bytes + sample.along_bytes)),
-            );
+            )?;
         }
         for refused in &self.refused {
-            println!(
+            writeln!(
+                out,
                 "{} over {}: not timed: a body of {} is above what a published platform takes ({})",
                 refused.app.name(),
                 refused.method,
                 output::bytes(refused.body_bytes),
                 output::bytes(refused.body_bytes_max)
-            );
+            )?;
         }
         if self.workloads.iter().any(|workload| workload.app == App::Video) {
-            println!(
+            writeln!(
+                out,
                 "\nvideo: the network's weights are seeded, not learned; its cost is the original's, its labels have no meaning."
-            );
+            )?;
         }
+        for Missing { method, reason } in &self.missing {
+            writeln!(out, "without {method}: {reason}")?;
+        }
+        let mut repeated = self.stores.iter().filter_map(|(name, did)| method::repeated(name, did.failed, did.throttled));
+        repeated.try_for_each(|line| writeln!(out, "{line}"))
     }
 }

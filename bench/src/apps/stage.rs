@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use zipline_sdk::{Call, Client};
 use zipline_workflow::{Letter, decode, encode};
@@ -11,7 +11,7 @@ use zipline_workflow::{Letter, decode, encode};
 use super::app::Job;
 use super::sample::Sample;
 use crate::cloud::Cloud;
-use crate::method::{Arm, Scale};
+use crate::method::{Arm, Scale, Unanswered};
 
 /// The platform of one application.
 pub(super) struct Stage<'j> {
@@ -81,7 +81,8 @@ impl<'j> Stage<'j> {
         let seconds = started.elapsed().as_secs_f64();
         let what = || format!("{} over {}", self.job.app.name(), arm.name);
         if !response.status.is_success() {
-            bail!("{} answered {}: {}", what(), response.status, String::from_utf8_lossy(&response.payload).trim_end());
+            let text = String::from_utf8_lossy(&response.payload);
+            return Err(Unanswered(format!("{} answered {}: {}", what(), response.status, text.trim_end())).into());
         }
         let answer: Letter<Value> = decode(&response.payload).with_context(what)?;
         ensure!(

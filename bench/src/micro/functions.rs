@@ -8,15 +8,23 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Result;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use clap::ValueEnum;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
-use zipline_sdk::{Client, Failure, Payload, Request, Response};
+use zipline_contract::settings;
+use zipline_sdk::{Call, Client, Failure, Payload, Request, Response};
 use zipline_workflow::{Attachment, Letter, Random, Work, bad_request, failed, letter, now_seconds};
 
 /// Bytes of a page, of which one is looked at.
 const PAGE_BYTES: usize = 4096;
+/// Where a leaf takes a call's body as the payload itself.
+const GLANCE_PATH: &str = "/glance";
 /// Leaves of a request.
 const DEGREE_MAX: u32 = 256;
 /// A payload begins this far behind the one before it, so that no two are alike.
@@ -34,6 +42,20 @@ pub(crate) enum Pattern {
     Gather,
     /// One payload for many consumers.
     Broadcast,
+    /// One function calls another, and the SDK sends the payload as the call's body.
+    Call,
+    /// The same by a plain HTTP client through the egress.
+    PlainCall,
+}
+
+impl Pattern {
+    /// In the order of tables.
+    pub(super) const ALL: [Self; 6] = [Self::Pipeline, Self::Scatter, Self::Gather, Self::Broadcast, Self::Call, Self::PlainCall];
+
+    /// Whether the payload is the body of a call and nothing else: such calls are compared below the inline threshold.
+    pub(super) const fn is_call(self) -> bool {
+        matches!(self, Self::Call | Self::PlainCall)
+    }
 }
 
 /// To the hub.
@@ -103,8 +125,8 @@ pub(crate) async fn hub(client: Client, request: Request) -> Result<Response, Fa
     let Carry { pattern, size_bytes, degree, seed, .. } = carry;
     let degree = NonZeroU32::new(degree).filter(|degree| degree.get() <= DEGREE_MAX);
     let degree = degree.ok_or_else(|| bad_request(format_args!("degree: expected 1 to {DEGREE_MAX}")))?;
-    if pattern == Pattern::Pipeline && degree.get() != 1 {
-        return Err(bad_request("a pipeline has degree 1"));
+    if (pattern == Pattern::Pipeline || pattern.is_call()) && degree.get() != 1 {
+        return Err(bad_request("a pipeline and a call have degree 1"));
     }
     let payloads = match pattern {
         Pattern::Broadcast => vec![payload(size_bytes, 0, 1, seed)?; degree.get() as usize],
@@ -116,6 +138,8 @@ pub(crate) async fn hub(client: Client, request: Request) -> Result<Response, Fa
         Pattern::Pipeline | Pattern::Scatter => scatter(&work, &carry.leaf, payloads).await?,
         Pattern::Broadcast => broadcast(&work, &carry.leaf, payloads, degree).await?,
         Pattern::Gather => gather(&work, &carry).await?,
+        Pattern::Call => call(&client, &carry.leaf, payloads).await?,
+        Pattern::PlainCall => plain_call(&carry.leaf, payloads).await?,
     };
     let seconds = now_seconds() - began;
     if seen != expected {
@@ -157,6 +181,63 @@ async fn gather(work: &Arc<Work>, carry: &Carry) -> Result<Vec<Glance>, Failure>
     Ok(payloads.iter().map(|payload| glance(payload)).collect())
 }
 
+/// The payload as the body of a call: how it travels is the SDK's and the queue-proxy's affair.
+async fn call(client: &Client, leaf: &str, mut payloads: Vec<Payload>) -> Result<Vec<Glance>, Failure> {
+    let payload = payloads.pop().ok_or_else(|| failed("a call has a payload"))?;
+    let response = client.call(Call::new(leaf).path(GLANCE_PATH).payload(payload)).await?;
+    seen(response.status, &response.payload)
+}
+
+/// The same without an SDK: HTTP/1.1 to the egress, on connections that are kept.
+async fn plain_call(leaf: &str, mut payloads: Vec<Payload>) -> Result<Vec<Glance>, Failure> {
+    type Plain = hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>;
+    static EGRESS: OnceLock<(Plain, Egress)> = OnceLock::new();
+    let (client, egress) = match EGRESS.get() {
+        Some(known) => known,
+        None => {
+            let mut connector = HttpConnector::new();
+            connector.set_nodelay(true);
+            let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+            let egress = Egress::from_environment()?;
+            EGRESS.get_or_init(|| (client, egress))
+        }
+    };
+    let payload = payloads.pop().ok_or_else(|| failed("a call has a payload"))?;
+    let request = http::Request::post(format!("{}/v1/invoke/{leaf}{GLANCE_PATH}", egress.base))
+        .header(http::header::AUTHORIZATION, &egress.authorization)
+        .body(Full::new(payload.into_bytes()))
+        .map_err(failed)?;
+    let response = client.request(request).await.map_err(failed)?;
+    let status = response.status();
+    let body = response.into_body().collect().await.map_err(failed)?.to_bytes();
+    seen(status, &body)
+}
+
+/// Where the egress is, and what it is shown.
+struct Egress {
+    /// `http://HOST:PORT`.
+    base: String,
+    authorization: String,
+}
+
+impl Egress {
+    fn from_environment() -> Result<Self, Failure> {
+        let odd = || failed(format_args!("{} is not http://USER:TOKEN@HOST:PORT", settings::EGRESS_URL.variable));
+        let url = std::env::var(settings::EGRESS_URL.variable).map_err(failed)?;
+        let (credentials, place) = url.strip_prefix("http://").and_then(|rest| rest.split_once('@')).ok_or_else(odd)?;
+        let authorization = format!("Basic {}", BASE64_STANDARD.encode(credentials));
+        Ok(Self { base: format!("http://{}", place.trim_end_matches('/')), authorization })
+    }
+}
+
+/// What a leaf says that it saw in a call's body.
+fn seen(status: http::StatusCode, body: &[u8]) -> Result<Vec<Glance>, Failure> {
+    if !status.is_success() {
+        return Err(failed(format_args!("the leaf answered {status}: {}", String::from_utf8_lossy(body).trim_end())));
+    }
+    Ok(vec![serde_json::from_slice(body).map_err(failed)?])
+}
+
 fn heads(letters: Vec<Letter<Glance>>) -> Vec<Glance> {
     letters.into_iter().map(|letter| letter.head).collect()
 }
@@ -181,6 +262,9 @@ where
 
 /// Takes a payload, or answers with one.
 pub(crate) async fn leaf(client: Client, request: Request) -> Result<Response, Failure> {
+    if request.path() == GLANCE_PATH {
+        return Ok(Response::ok(serde_json::to_vec(&glance(&request.payload)).map_err(failed)?));
+    }
     let work = Work::begin(&client, "leaf");
     let letter = letter::<Task>(&request)?;
     match letter.head {

@@ -79,25 +79,43 @@ pub(crate) async fn run(options: &Options, interrupted: &Interrupt) -> Result<Re
     let rounds: usize = Protocol::ALL.map(|protocol| Effort::of(protocol, options.quick).rounds).iter().sum();
     let mut progress = Progress::of(CONNECTIONS.len() * rounds);
     for protocol in Protocol::ALL {
-        let effort = Effort::of(protocol, options.quick);
-        let targets = places.targets(protocol, effort.starts).await?;
-        for connections in CONNECTIONS {
-            let slice = Slice { connections, requests_per_second: REQUESTS_PER_SECOND, duration: effort.slice };
-            let mut bench = Bench { targets: &targets, protocol, slice };
-            let measured = bench.measure(effort.rounds, instruments, interrupted, &mut progress).await?;
-            report.add(protocol, connections, &targets, measured);
-            if interrupted.came() {
-                report.interrupted = true;
-                return Ok(report);
-            }
-        }
-        if protocol == Protocol::Http1 {
-            for target in &targets {
-                report.add_large(target, large(target).await?);
-            }
+        let measured = over(protocol, &places, options.quick, instruments, &mut report, interrupted, &mut progress).await;
+        interrupted.excuses(measured)?;
+        if interrupted.came() {
+            report.interrupted = true;
+            break;
         }
     }
     Ok(report)
+}
+
+/// Every row of one protocol, until they are done or a signal comes.
+async fn over(
+    protocol: Protocol,
+    places: &Places,
+    quick: bool,
+    instruments: Instruments,
+    report: &mut Report,
+    interrupted: &Interrupt,
+    progress: &mut Progress,
+) -> Result<()> {
+    let effort = Effort::of(protocol, quick);
+    let targets = places.targets(protocol, effort.starts).await?;
+    for connections in CONNECTIONS {
+        let slice = Slice { connections, requests_per_second: REQUESTS_PER_SECOND, duration: effort.slice };
+        let mut bench = Bench { targets: &targets, protocol, slice };
+        let measured = bench.measure(effort.rounds, instruments, interrupted, progress).await?;
+        report.add(protocol, connections, &targets, measured);
+        if interrupted.came() {
+            return Ok(());
+        }
+    }
+    if protocol == Protocol::Http1 {
+        for target in &targets {
+            report.add_large(target, large(target).await?);
+        }
+    }
+    Ok(())
 }
 
 /// Most memory above rest of the proxy while a large body passes, in bytes; none on the direct way.

@@ -1,5 +1,7 @@
 //! What `bench proxy` leaves behind, as JSON and as a table.
 
+use std::io::{self, Write};
+
 use serde::Serialize;
 
 use super::load::Protocol;
@@ -118,16 +120,18 @@ impl Report {
     }
 
     /// The tables for people.
-    pub(crate) fn print(&self) {
-        println!(
+    pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
             "Small requests (GET; gRPC: a unary call) at {} a second, measured on {} ({} cores); {}.\n\
              Added: through the target minus direct. Memory: resident, at rest before any load, and the most under it.\n",
             self.requests_per_second,
             self.machine.cpu,
             self.machine.cores,
             if self.namespaces { "each target in a network namespace of its own" } else { "no network namespaces" }
-        );
-        println!(
+        )?;
+        writeln!(
+            out,
             "{:<20} {:>8} {:>5} {:>9} {:>9} {:>9} {:>10} {:>10} {:>10} {:>8} {:>6} {:>9} {:>9} {:>9}",
             "target",
             "protocol",
@@ -143,11 +147,12 @@ impl Report {
             "at rest",
             "in use",
             "ready"
-        );
+        )?;
         let optional = |value: Option<f64>| value.map_or_else(dash, signed);
         let memory = |value: Option<u64>| value.map_or_else(dash, output::bytes);
         for row in &self.rows {
-            println!(
+            writeln!(
+                out,
                 "{:<20} {:>8} {:>5} {:>9} {:>9} {:>9} {:>10} {:>10} {:>10} {:>8} {:>6} {:>9} {:>9} {:>9}",
                 row.target,
                 row.protocol,
@@ -163,12 +168,13 @@ impl Report {
                 memory(row.memory_at_rest_bytes),
                 memory(row.memory_under_load_bytes),
                 optional(row.startup_seconds)
-            );
+            )?;
         }
-        println!("\nMost memory above rest while 1 GiB passes as a request's body (pages and queues of sockets):");
+        writeln!(out, "\nMost memory above rest while 1 GiB passes as a request's body (pages and queues of sockets):")?;
         for large in &self.large {
-            println!("{:<20} {}", large.target, output::bytes(large.peak_memory_bytes));
+            writeln!(out, "{:<20} {}", large.target, output::bytes(large.peak_memory_bytes))?;
         }
+        Ok(())
     }
 }
 

@@ -8,11 +8,12 @@ mod plot;
 mod read;
 mod sections;
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
-use crate::output;
+use crate::{machine, method, output};
 use page::Page;
 use read::{AppRow, Files};
 
@@ -39,15 +40,16 @@ pub(crate) struct Written {
 
 impl Written {
     /// For people.
-    pub(crate) fn print(&self) {
-        println!("{}\n{}", self.html.display(), self.markdown.display());
+    pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}\n{}", self.html.display(), self.markdown.display())?;
         for figure in &self.figures {
-            println!("{}", figure.display());
+            writeln!(out, "{}", figure.display())?;
         }
+        Ok(())
     }
 }
 
-/// Makes the report. Every file is whole or not there.
+/// Makes the report. All of its files are there, or none is new.
 pub(crate) fn run(options: &Options) -> Result<Written> {
     let files = Files::read(&options.from, &output::raw_folder()?)?;
     let page = make(&files)?;
@@ -57,15 +59,15 @@ pub(crate) fn run(options: &Options) -> Result<Written> {
     let figures_folder = format!("{stem}-figures");
     let markdown = page.markdown(&figures_folder)?;
     let drawn = page.figures()?;
-    let mut figures = Vec::new();
-    for (name, svg) in drawn {
-        let path = folder.join(&figures_folder).join(name);
-        output::write_text(&path, &svg)?;
-        figures.push(path);
-    }
+    let mut texts: Vec<(PathBuf, String)> =
+        drawn.into_iter().map(|(name, svg)| (folder.join(&figures_folder).join(name), svg)).collect();
+    let figures = texts.iter().map(|(path, _)| path.clone()).collect();
     let markdown_path = folder.join(format!("{stem}.md"));
-    output::write_text(&markdown_path, &markdown)?;
-    output::write_text(&options.out, &html)?;
+    texts.push((markdown_path.clone(), markdown));
+    texts.push((options.out.clone(), html));
+    output::write_texts(&texts).map_err(|error| {
+        anyhow!("the report is not written: {error:#}\nhint: make room, or name a file elsewhere with --out FILE")
+    })?;
     let from = files.all().map(|(_, file)| file.path.clone()).collect();
     Ok(Written { schema: output::SCHEMA, html: options.out.clone(), markdown: markdown_path, figures, from })
 }
@@ -132,7 +134,18 @@ fn preamble(files: &Files) -> Vec<String> {
         for method in head.methods.iter().filter(|method| !method.description.is_empty()) {
             line += &format!(" {}: {}.", method.name, method.description);
         }
+        line +=
+            &head.missing.iter().map(|missing| format!(" Without {}: {}.", missing.method, missing.reason)).collect::<String>();
+        for left in &head.left_out {
+            let what: Vec<String> = left.what.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            line += &format!(" Left out ({}): {}.", what.join(", "), left.reason);
+        }
+        let repeated = head.stores.iter().filter_map(|(name, did)| method::repeated(name, did.failed, did.throttled));
+        line += &repeated.map(|line| format!(" {line}.")).collect::<String>();
         lines.push(line);
+    }
+    if files.all().any(|(_, file)| file.head.machine.cores == 1) {
+        lines.push(format!("On this machine {}.", machine::ONE_CORE));
     }
     lines.push(
         "Three words stand on numbers: measured (timed or counted here), injected (a delay added from published figures), priced (computed from measured \

@@ -31,6 +31,40 @@ pub(super) struct Head {
     pub(super) congestion: Option<String>,
     #[serde(default)]
     pub(super) methods: Vec<Method>,
+    /// What was not compared, and why.
+    #[serde(default)]
+    pub(super) missing: Vec<Missing>,
+    /// What this machine had no memory for.
+    #[serde(default)]
+    pub(super) left_out: Vec<LeftOut>,
+    /// What each store was asked, by method.
+    #[serde(default)]
+    pub(super) stores: BTreeMap<String, Tries>,
+}
+
+/// A method that was not compared, or not to the end.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Missing {
+    pub(super) method: String,
+    pub(super) reason: String,
+}
+
+/// Something that was not measured.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct LeftOut {
+    pub(super) reason: String,
+    /// What it is.
+    #[serde(flatten)]
+    pub(super) what: BTreeMap<String, Value>,
+}
+
+/// Of a store's operations, those that failed at first.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Tries {
+    #[serde(default)]
+    pub(super) failed: u64,
+    #[serde(default)]
+    pub(super) throttled: u64,
 }
 
 /// A method that was compared.

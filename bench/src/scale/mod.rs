@@ -9,6 +9,7 @@ mod objects;
 mod payload;
 mod width;
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
@@ -233,7 +234,7 @@ async fn measure(
 impl Report {
     /// Those points that this machine has the memory for; the others are said.
     fn possible(&mut self, curve: Curve, points: Vec<(u64, u32)>) -> Vec<(u64, u32)> {
-        let free = machine::memory("MemAvailable").unwrap_or(u64::MAX);
+        let free = machine::available_bytes().unwrap_or(u64::MAX);
         let mut kept = Vec::new();
         for (x, rounds) in points {
             let needed = match curve {
@@ -265,9 +266,9 @@ impl Report {
     }
 
     /// The tables for people.
-    pub(crate) fn print(&self) {
-        println!("Measured on {} ({} cores), network: {}.\n", self.machine.cpu, self.machine.cores, self.network);
-        println!("{:<15} {:>14} {:>9} {:>11} {:>11} {:>14}", "curve", "of it", "samples", "whole", "p99", "one of it");
+    pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "Measured on {} ({} cores), network: {}.\n", self.machine.cpu, self.machine.cores, self.network)?;
+        writeln!(out, "{:<15} {:>14} {:>9} {:>11} {:>11} {:>14}", "curve", "of it", "samples", "whole", "p99", "one of it")?;
         for row in &self.rows {
             let of_it = if row.unit == "bytes" { output::bytes(row.x) } else { format!("{} {}", row.x, row.unit) };
             let one = if row.unit == "bytes" {
@@ -275,7 +276,8 @@ impl Report {
             } else {
                 output::seconds(row.seconds.median / row.x as f64)
             };
-            println!(
+            writeln!(
+                out,
                 "{:<15} {:>14} {:>9} {:>11} {:>11} {:>14}",
                 row.curve,
                 of_it,
@@ -283,15 +285,16 @@ impl Report {
                 output::seconds(row.seconds.median),
                 output::seconds(row.seconds.p99),
                 one
-            );
+            )?;
         }
-        println!("\n{:<15} {:>9} {:>9}  steepest step", "curve", "exponent", "steepest");
+        writeln!(out, "\n{:<15} {:>9} {:>9}  steepest step", "curve", "exponent", "steepest")?;
         for growth in &self.growth {
             let Growth { curve, exponent, steepest, steepest_from, steepest_to } = growth;
-            println!("{curve:<15} {exponent:>9.2} {steepest:>9.2}  {steepest_from} to {steepest_to}");
+            writeln!(out, "{curve:<15} {exponent:>9.2} {steepest:>9.2}  {steepest_from} to {steepest_to}")?;
         }
         for left in &self.left_out {
-            println!("without {} {}: {}", left.curve, left.x, left.reason);
+            writeln!(out, "without {} {}: {}", left.curve, left.x, left.reason)?;
         }
+        Ok(())
     }
 }

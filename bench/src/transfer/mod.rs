@@ -19,11 +19,13 @@ use zipline_sdk::Reference;
 use crate::counted::{Counted, Instruments};
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
+use crate::method::Missing;
 use crate::output::{self, Progress};
 use crate::peak;
 use crate::process;
 use ceiling::Ceilings;
 use path::Path;
+use report::LeftOut;
 use stores::Stores;
 
 pub(crate) use proxies::{Proxies, client};
@@ -74,12 +76,13 @@ struct Bench {
 
 /// Runs it; also when interrupted, with what was measured until then.
 pub(crate) async fn run(options: &Options, interrupted: &Interrupt) -> Result<Report> {
-    let available = crate::machine::memory("MemAvailable").unwrap_or(2 * GIB);
-    let plan: Vec<(u64, usize)> = plan(options).into_iter().filter(|(bytes, _)| bytes.saturating_mul(8) <= available).collect();
-    let bytes_max = plan.iter().map(|(bytes, _)| *bytes).max().unwrap_or(MIB);
     let instruments = Instruments::found();
+    let mut report = Report::new(options, Machine::here(), instruments.described());
+    let plan = possible(plan(options), &mut report.left_out)?;
+    let bytes_max = plan.iter().map(|(bytes, _)| *bytes).max().unwrap_or(MIB);
     let chosen = Path::chosen(options.only.as_deref());
-    let stores = if chosen.iter().any(|path| path.is_store()) { Stores::start().await? } else { Stores::none() };
+    let mut stores = if chosen.iter().any(|path| path.is_store()) { Stores::start().await? } else { Stores::none() };
+    report.missing = std::mem::take(&mut stores.missing);
     let there = |path: &Path| match path {
         Path::Redis => stores.has_redis(),
         Path::S3 => stores.has_s3(),
@@ -93,34 +96,42 @@ pub(crate) async fn run(options: &Options, interrupted: &Interrupt) -> Result<Re
         paths,
     };
     let mut progress = Progress::of(plan.iter().map(|(_, rounds)| rounds + 2).sum());
-    let mut report = Report::new(options, Machine::here(), instruments.described());
     for (bytes, rounds) in plan {
-        let reference = bench.proxies.put(bytes).await?;
         let mut samples: BTreeMap<Path, Samples> = BTreeMap::new();
-        for round in 0..=rounds {
-            bench.round(bytes, &reference, (round > 0).then_some(&mut samples)).await?;
-            progress.step(&output::bytes(bytes));
-            if interrupted.came() {
-                report.interrupted = true;
-                break;
-            }
-        }
-        if !report.interrupted {
-            bench.count(bytes, &reference, instruments, &mut samples).await?;
-            progress.step(&format!("{}, counted", output::bytes(bytes)));
-        }
-        bench.proxies.release(&reference).await?;
+        let measured =
+            bench.size(bytes, rounds, instruments, &mut samples, &mut report.missing, interrupted, &mut progress).await;
+        interrupted.excuses(measured)?;
         report.add(bytes, &samples);
-        if report.interrupted {
+        if interrupted.came() {
+            report.interrupted = true;
             break;
         }
     }
-    bench.ceilings.check()?;
+    interrupted.excuses(bench.ceilings.check())?;
     for (name, proxy) in &bench.proxies.running {
         let memory = process::memory(proxy.process.pid());
         report.proxy_memory_bytes.insert(name, memory.anonymous + memory.shared);
     }
     Ok(report)
+}
+
+/// Those sizes that there is memory for; the others are said and noted.
+fn possible(plan: Vec<(u64, usize)>, left_out: &mut Vec<LeftOut>) -> Result<Vec<(u64, usize)>> {
+    /// Copies of a payload that are alive at once, in producers, queue-proxies, stores and functions, with room to spare.
+    const COPIES: u64 = 8;
+    let available = crate::machine::available_bytes().unwrap_or(2 * GIB);
+    let (kept, left): (Vec<_>, Vec<_>) = plan.into_iter().partition(|(bytes, _)| bytes.saturating_mul(COPIES) <= available);
+    for (size_bytes, _) in left {
+        let (needed, available) = (output::bytes(size_bytes.saturating_mul(COPIES)), output::bytes(available));
+        let reason = format!("payloads of this size take {needed} of memory, and {available} are free");
+        eprintln!("without {}: {reason}", output::bytes(size_bytes));
+        left_out.push(LeftOut { size_bytes, reason });
+    }
+    anyhow::ensure!(
+        !kept.is_empty(),
+        "there is no size left that this machine has the memory for\nhint: name a smaller one with --size BYTES"
+    );
+    Ok(kept)
 }
 
 /// Sizes, and rounds of each: those that take long are measured less often.
@@ -141,12 +152,38 @@ fn plan(options: &Options) -> Vec<(u64, usize)> {
 }
 
 impl Bench {
+    /// All rounds of a size, and the passes that count, until they are done or a signal comes.
+    #[expect(clippy::too_many_arguments, reason = "what a run has and what it fills, each once")]
+    async fn size(
+        &mut self,
+        bytes: u64,
+        rounds: usize,
+        instruments: Instruments,
+        samples: &mut BTreeMap<Path, Samples>,
+        missing: &mut Vec<Missing>,
+        interrupted: &Interrupt,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let reference = self.proxies.put(bytes).await?;
+        for round in 0..=rounds {
+            self.round(bytes, &reference, (round > 0).then_some(&mut *samples), missing).await?;
+            progress.step(&output::bytes(bytes));
+            if interrupted.came() {
+                return Ok(());
+            }
+        }
+        self.count(bytes, &reference, instruments, samples).await?;
+        progress.step(&format!("{}, counted", output::bytes(bytes)));
+        self.proxies.release(&reference).await
+    }
+
     /// Each path once. Without `samples` it warms, and nothing is kept.
     async fn round(
         &mut self,
         bytes: u64,
         reference: &Reference,
         mut samples: Option<&mut BTreeMap<Path, Samples>>,
+        missing: &mut Vec<Missing>,
     ) -> Result<()> {
         for path in self.paths.clone() {
             let (others, of_proxies) = (self.cpu_seconds(), self.proxies.cpu_seconds());
@@ -155,7 +192,9 @@ impl Bench {
                 Ok(seconds) => seconds,
                 // A store has limits of its own (Redis takes no value of more than 512 MiB): the rest of the run goes on.
                 Err(error) if path.is_store() => {
-                    eprintln!("{} of {}: {error:#}; left out from here on", path.name(), output::bytes(bytes));
+                    let reason = format!("{} of {}: {error:#}; left out from there on", path.name(), output::bytes(bytes));
+                    eprintln!("{reason}");
+                    missing.push(Missing { method: if path == Path::Redis { "redis" } else { "s3" }, reason });
                     self.paths.retain(|other| *other != path);
                     samples.iter_mut().for_each(|samples| drop(samples.remove(&path)));
                     continue;

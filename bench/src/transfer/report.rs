@@ -1,12 +1,14 @@
 //! What `bench transfer` leaves behind, as JSON and as a table.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use serde::Serialize;
 
 use super::path::Path;
 use super::{GIB, Options, Samples};
 use crate::machine::Machine;
+use crate::method::Missing;
 use crate::output::{self, SCHEMA};
 use crate::stats::{self, Interval, Summary};
 
@@ -61,7 +63,18 @@ pub(crate) struct Report {
     counted: &'static str,
     /// Anonymous and mapped shared memory of each queue-proxy at the end, in bytes.
     pub(super) proxy_memory_bytes: BTreeMap<&'static str, u64>,
+    /// Stores that there is no server for, or that failed, and why.
+    pub(super) missing: Vec<Missing>,
+    /// Sizes that this machine has no memory for.
+    pub(super) left_out: Vec<LeftOut>,
     rows: Vec<Row>,
+}
+
+/// A size that was not measured.
+#[derive(Serialize)]
+pub(super) struct LeftOut {
+    pub(super) size_bytes: u64,
+    pub(super) reason: String,
 }
 
 impl Report {
@@ -77,6 +90,8 @@ impl Report {
             interrupted: false,
             counted,
             proxy_memory_bytes: BTreeMap::new(),
+            missing: Vec::new(),
+            left_out: Vec::new(),
             rows: Vec::new(),
         }
     }
@@ -115,16 +130,18 @@ impl Report {
     }
 
     /// The table for people.
-    pub(crate) fn print(&self) {
-        println!(
+    pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
             "Measured on {} ({} cores), congestion control {}.\nRatio: the ceiling's time by ours, same round. Counted: {}.\n\
              Memory: most above rest, of the process between producer and function (pages, memfds, queues of its sockets).\n",
             self.machine.cpu, self.machine.cores, self.congestion, self.counted
-        );
-        println!(
+        )?;
+        writeln!(
+            out,
             "{:<44} {:>8} {:>10} {:>8} {:>20} {:>9} {:>11} {:>12} {:>10}",
             "path", "size", "median", "GiB/s", "ratio [95 %]", "CPU s/GiB", "calls/GiB", "copies", "memory"
-        );
+        )?;
         for row in &self.rows {
             let dash = || "—".to_owned();
             let ratio = row
@@ -132,7 +149,8 @@ impl Report {
                 .zip(row.ratio_interval)
                 .map_or_else(dash, |(ratio, [low, high])| format!("{ratio:.2} [{low:.2}, {high:.2}]"));
             let copies = row.copies_counted.map_or_else(dash, |counted| format!("{counted:.2}"));
-            println!(
+            writeln!(
+                out,
                 "{:<44} {:>8} {:>10} {:>8.2} {:>20} {:>9.2} {:>11} {:>12} {:>10}",
                 row.path,
                 output::bytes(row.size_bytes),
@@ -143,14 +161,21 @@ impl Report {
                 row.system_calls_per_gib.map_or_else(dash, |calls| format!("{calls:.0}")),
                 format!("{} ({copies})", row.copies.map_or_else(dash, |copies| copies.to_string())),
                 row.peak_memory_bytes.map_or_else(dash, output::bytes)
-            );
+            )?;
         }
         for row in &self.rows {
-            for (store, Interval { median, low, high }) in &row.ratio_to_stores {
+            for (store, ratio) in &row.ratio_to_stores {
                 let (size, path) = (output::bytes(row.size_bytes), row.path);
-                println!("{path}, {size}: {median:.2} [{low:.2}, {high:.2}] times as fast as {store}");
+                writeln!(out, "{path}, {size}: {ratio} times as fast as {store}")?;
             }
         }
+        for LeftOut { size_bytes, reason } in &self.left_out {
+            writeln!(out, "without {}: {reason}", output::bytes(*size_bytes))?;
+        }
+        for Missing { method, reason } in &self.missing {
+            writeln!(out, "without {method}: {reason}")?;
+        }
+        Ok(())
     }
 }
 

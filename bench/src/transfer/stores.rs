@@ -6,8 +6,9 @@ use std::time::Instant;
 use anyhow::Result;
 use zipline_contract::settings;
 use zipline_sdk::{Client, Config, Payload, PutOptions};
-use zipline_servers::{Redis, S3, ServerError};
+use zipline_servers::{Redis, S3};
 
+use crate::method::Missing;
 use crate::raw::{self, CHUNK_BYTES};
 
 /// The servers that could be started, and clients of each.
@@ -15,6 +16,8 @@ pub(super) struct Stores {
     redis: Option<Store<Redis>>,
     s3: Option<Store<S3>>,
     chunk: Vec<u8>,
+    /// What there is no server for, and why.
+    pub(super) missing: Vec<Missing>,
 }
 
 /// A server that ends with this value, a client that puts and one that gets: two functions share no connection.
@@ -56,30 +59,49 @@ impl<S> Store<S> {
 }
 
 impl Stores {
-    /// Starts what is installed; what is not is said on standard error.
+    /// Starts what is installed; what is not is said on standard error, and noted.
     pub(super) async fn start() -> Result<Self> {
         let (redis, s3) = tokio::join!(Redis::start(), S3::start());
-        let chunk = raw::random_bytes(CHUNK_BYTES, 7);
-        let redis = match said(redis) {
-            Some(server) => {
+        let mut stores = Self { chunk: raw::random_bytes(CHUNK_BYTES, 7), ..Self::none() };
+        match redis {
+            Ok(server) => {
                 let (pid, environment) = (server.pid(), server.environment());
-                tried(Store::new(server, "redis", pid, &environment)?, &chunk, "Redis").await
+                let store = Store::new(server, "redis", pid, &environment)?;
+                stores.redis = stores.tried(store, "redis").await;
             }
-            None => None,
-        };
-        let s3 = match said(s3) {
-            Some(server) => {
+            Err(error) => stores.miss("redis", format!("{error} (hint: {})", error.hint())),
+        }
+        match s3 {
+            Ok(server) => {
                 let (pid, environment) = (server.pid(), server.environment());
-                tried(Store::new(server, "s3", pid, &environment)?, &chunk, "S3").await
+                let store = Store::new(server, "s3", pid, &environment)?;
+                stores.s3 = stores.tried(store, "s3").await;
             }
-            None => None,
-        };
-        Ok(Self { redis, s3, chunk })
+            Err(error) => stores.miss("s3", format!("{error} (hint: {})", error.hint())),
+        }
+        Ok(stores)
+    }
+
+    fn miss(&mut self, method: &'static str, reason: String) {
+        eprintln!("without {method}: {reason}");
+        self.missing.push(Missing { method, reason });
+    }
+
+    /// The store, if a small payload comes back from it; else that is noted, and the run goes on without it.
+    async fn tried<S>(&mut self, store: Store<S>, name: &'static str) -> Option<Store<S>> {
+        const TRIED_BYTES: u64 = 1024;
+        match store.round_trip(&self.chunk, TRIED_BYTES).await {
+            Ok(_) => Some(store),
+            Err(error) => {
+                self.miss(name, format!("{error:#}"));
+                None
+            }
+        }
     }
 
     /// No store, for a run that compares with none.
     pub(super) const fn none() -> Self {
-        Self { redis: None, s3: None, chunk: Vec::new() }
+        Self { redis: None, s3: None, chunk: Vec::new(), missing: Vec::new() }
     }
 
     pub(super) const fn has_redis(&self) -> bool {
@@ -111,16 +133,4 @@ impl Stores {
             None => anyhow::bail!("there is no S3 server"),
         }
     }
-}
-
-/// The server; an error is said.
-fn said<T>(outcome: Result<T, ServerError>) -> Option<T> {
-    outcome.inspect_err(|error| eprintln!("{error}\nhint: {}", error.hint())).ok()
-}
-
-/// The store, if a small payload comes back from it; else that is said, and the run goes on without it.
-async fn tried<S>(store: Store<S>, chunk: &[u8], name: &str) -> Option<Store<S>> {
-    const TRIED_BYTES: u64 = 1024;
-    let outcome = store.round_trip(chunk, TRIED_BYTES).await;
-    outcome.inspect_err(|error| eprintln!("{name} is left out: {error:#}")).ok().map(|_| store)
 }

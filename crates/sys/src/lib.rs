@@ -7,6 +7,7 @@ pub mod fd_passing;
 pub mod inherited;
 pub mod mapping;
 pub mod memfd;
+pub mod memory_limit;
 pub mod peer;
 pub mod sendfile;
 pub mod shared_budget;

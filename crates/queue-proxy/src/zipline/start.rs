@@ -162,7 +162,8 @@ fn node_config(config: &Config) -> Result<NodeConfig, StartError> {
         _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     };
     let listen = SocketAddr::new(zipline.bind.unwrap_or_else(everywhere), zipline.pull_port);
-    let budget = memory_limit::own().map_or(zipline.buffer_bytes, |limit| zipline.buffer_bytes.min(memory_limit::budget(limit)));
+    let budget = zipline_sys::memory_limit::own()
+        .map_or(zipline.buffer_bytes, |limit| zipline.buffer_bytes.min(memory_limit::budget(limit)));
     Ok(NodeConfig {
         advertised: own.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         receivers: config.identity.receiver().parse().into_iter().collect(),

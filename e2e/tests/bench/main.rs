@@ -3,6 +3,8 @@
 //! For correctness, never for speed: inputs are tiny and requests few.
 #![forbid(unsafe_code)]
 
+mod faults;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
