@@ -28,7 +28,7 @@ fn app_row(app: &str, method: &str, seconds: f64, times_ours: Option<f64>) -> Va
     let mut row = json!({ "app": app, "variant": "parallel", "start": "warm", "method": method, "seconds": summary(seconds),
                           "function_seconds": seconds * 1.5, "samples": [sample(seconds), sample(seconds * 1.1)] });
     if let Some(times) = times_ours {
-        row["times_ours"] = json!({ "median": times, "low": times * 0.95, "high": times * 1.05 });
+        row["times_ours"] = json!({ "median": times, "low": times * 0.95, "high": times * 1.05, "samples": 2 });
     }
     row
 }
@@ -72,6 +72,11 @@ fn micro_file(folder: &Path, name: &str, cpu: &str) -> PathBuf {
             }
         }
     }
+    for (pattern, low) in [("call", 0.96), ("plain-call", 0.94)] {
+        rows.push(json!({ "pattern": pattern, "size_bytes": 1024, "degree": 1, "method": "inline", "seconds": summary(1e-3),
+                          "gib_per_second": 0.1, "puts": 0, "gets": 0, "raw_seconds": [1e-3],
+                          "times_ours": { "median": 0.97, "low": low, "high": 1.0, "samples": 100 } }));
+    }
     let file = json!({ "schema": 1, "kind": "micro", "mode": "quick", "seed": 42, "machine": machine(cpu), "network": "loopback",
                        "interrupted": true, "methods": [], "refused": [], "rows": rows });
     write(folder, name, &file)
@@ -110,7 +115,8 @@ fn the_newest_raw_files_become_one_page_that_needs_nothing_else() {
         assert!(!html.contains(reference), "{reference} leaves the page");
     }
     assert!(html.contains("&lt;redis&gt; &amp; co"), "text from files is no markup");
-    for id in ["headline", "claims", "losses", "bill", "micro"] {
+    assert!(html.contains("<code>zipline bench apps</code>") && !html.contains('`'), "commands are set as code");
+    for id in ["headline", "claims", "targets", "losses", "bill", "micro"] {
         assert!(html.contains(&format!("<section id=\"{id}\">")), "section {id}");
     }
     let figures = written["figures"].as_array().expect("figures");
@@ -144,6 +150,59 @@ fn where_zipline_loses_is_found_by_the_numbers() {
     assert!(headline.contains("2.80 [2.66, 2.94]"), "{headline}");
 }
 
+/// The value of a Markdown table's cell: the row that begins with these cells, the column of that name.
+fn cell(markdown: &str, row: &str, column: &str) -> String {
+    let lines: Vec<&str> = markdown.lines().collect();
+    let at = lines.iter().position(|line| line.starts_with(row)).unwrap_or_else(|| panic!("no row {row}\n{markdown}"));
+    let head = lines[..at].iter().rev().find(|line| line.contains(&format!("| {column} |"))).expect("a head");
+    let place = head.split(" | ").position(|name| name.trim_matches(['|', ' ']) == column).expect("the column");
+    lines[at].split(" | ").nth(place).expect("a cell").trim_matches(['|', ' ']).to_owned()
+}
+
+#[test]
+fn of_two_runs_the_row_with_more_pairs_stands_and_says_so() {
+    let folder = TempDir::new().expect("a folder");
+    let first = apps_file(folder.path(), "first.json", "x");
+    let mut file: Value = serde_json::from_str(&std::fs::read_to_string(&first).expect("a file")).expect("JSON");
+    let rows: Vec<Value> = vec![app_row("video", "zipline", 0.5, None), app_row("video", "redis", 0.51, Some(1.02))];
+    file["rows"] = json!(rows);
+    for row in file["rows"].as_array_mut().expect("rows") {
+        row["seconds"]["samples"] = json!(120);
+        if row["times_ours"].is_object() {
+            row["times_ours"]["samples"] = json!(120);
+        }
+    }
+    let second = write(folder.path(), "second.json", &file);
+    let from = [&first, &second].map(|path| path.display().to_string());
+    let output = report(folder.path(), &["--out", "r.html", "--from", &from[0], &from[1]]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let markdown = std::fs::read_to_string(folder.path().join("r.md")).expect("Markdown");
+    let pairs = |app: &str, method: &str| cell(&markdown, &format!("| {app} | parallel | {method} |"), "pairs");
+    assert_eq!([pairs("video", "redis"), pairs("video", "s3-standard")], ["120, run b", "2, run a"]);
+    assert_eq!(pairs("stacking", "redis"), "2, run a");
+    assert!(markdown.contains("first.json") && markdown.contains("second.json"), "both runs are named");
+    let redis = "| applications against Redis: never slower |";
+    assert_eq!(cell(&markdown, redis, "decided by"), "video, parallel: 1.02 [0.97, 1.07] 120");
+}
+
+#[test]
+fn targets_stand_with_what_decides_them() {
+    let folder = TempDir::new().expect("a folder");
+    let apps = apps_file(folder.path(), "a.json", "x");
+    let micro = micro_file(folder.path(), "m.json", "x");
+    let from = [&apps, &micro].map(|path| path.display().to_string());
+    let output = report(folder.path(), &["--out", "r.html", "--from", &from[0], &from[1]]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let markdown = std::fs::read_to_string(folder.path().join("r.md")).expect("Markdown");
+    let s3 = "| video and stacking against S3 with published delays: faster | ≥ 3 × on one |";
+    assert_eq!((cell(&markdown, s3, "met"), cell(&markdown, s3, "rows that meet it")), ("no".into(), "0 of 2".into()));
+    let below = "| calls below the inline threshold against inline: not slower by more than 5 % |";
+    assert_eq!(cell(&markdown, below, "decided by"), "plain-call of 1 KiB to 1 over inline: 0.97 [0.94, 1.00] 100");
+    assert_eq!((cell(&markdown, below, "met"), cell(&markdown, below, "rows that meet it")), ("no".into(), "1 of 2".into()));
+    let growth = "| held objects, instances, workflow width: exponent of cost |";
+    assert_eq!(cell(&markdown, growth, "met"), "not measured");
+}
+
 #[test]
 fn a_report_made_twice_is_the_same() {
     let folder = TempDir::new().expect("a folder");
@@ -159,13 +218,25 @@ fn a_report_made_twice_is_the_same() {
 fn files_that_do_not_go_together_are_refused_and_nothing_is_written() {
     let folder = TempDir::new().expect("a folder");
     let (here, there) = (apps_file(folder.path(), "a.json", "x"), micro_file(folder.path(), "m.json", "y"));
-    let other = apps_file(folder.path(), "b.json", "x");
+    let changed = |name: &str, member: &str| {
+        let mut file: Value = serde_json::from_str(&std::fs::read_to_string(&here).expect("a file")).expect("JSON");
+        file[member] = json!("another");
+        write(folder.path(), name, &file)
+    };
+    let (size, network) = (changed("b.json", "size"), changed("c.json", "network"));
+    let scale = write(
+        folder.path(),
+        "s.json",
+        &json!({ "schema": 1, "kind": "scale", "mode": "quick", "seed": 1, "machine": machine("x"), "rows": [] }),
+    );
     let old = write(folder.path(), "old.json", &json!({ "schema": 0, "kind": "apps", "rows": [] }));
     let none = write(folder.path(), "none.json", &json!({ "hello": 1 }));
     let text = |path: &PathBuf| path.to_str().expect("text").to_owned();
     let cases = [
         (vec![text(&here), text(&there)], "different machines"),
-        (vec![text(&here), text(&other)], "two raw files of `bench apps`"),
+        (vec![text(&here), text(&size)], "inputs of different sizes"),
+        (vec![text(&here), text(&network)], "over different networks"),
+        (vec![text(&scale), text(&scale)], "two raw files of `bench scale`"),
         (vec![text(&old)], "has schema 0"),
         (vec![text(&none)], "has schema none"),
         (vec!["missing.json".to_owned()], "missing.json"),

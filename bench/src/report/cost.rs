@@ -37,6 +37,8 @@ impl Hold {
 
 /// An application, variant and method, priced; USD a workflow request.
 pub(super) struct Priced {
+    /// Which of the files of `apps` it is of.
+    pub(super) file: usize,
     pub(super) app: String,
     pub(super) variant: String,
     pub(super) start: String,
@@ -60,7 +62,7 @@ impl Priced {
 }
 
 /// Prices every row of a raw file of `bench apps`.
-pub(super) fn price(raw: &str, seed: u64) -> Result<Vec<Priced>> {
+pub(super) fn price(file: usize, raw: &str, seed: u64) -> Result<Vec<Priced>> {
     let prices = Prices::bundled();
     let mut priced: Vec<Priced> = Vec::new();
     for (size, gb) in FUNCTION_SIZES_GB.into_iter().enumerate() {
@@ -69,6 +71,7 @@ pub(super) fn price(raw: &str, seed: u64) -> Result<Vec<Priced>> {
             let line = line_of(&row.transfer, &row.method);
             if priced.len() <= at {
                 priced.push(Priced {
+                    file,
                     app: row.app,
                     variant: row.variant,
                     start: row.start,

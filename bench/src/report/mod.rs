@@ -7,6 +7,7 @@ mod page;
 mod plot;
 mod read;
 mod sections;
+mod targets;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::{machine, method, output};
 use page::Page;
-use read::{AppRow, Files};
+use read::{AppRow, Files, KINDS, MicroRow, ScaleRow, TransferRow};
 
 /// The method that others are compared with.
 const OURS: &str = "zipline";
@@ -68,29 +69,36 @@ pub(crate) fn run(options: &Options) -> Result<Written> {
     output::write_texts(&texts).map_err(|error| {
         anyhow!("the report is not written: {error:#}\nhint: make room, or name a file elsewhere with --out FILE")
     })?;
-    let from = files.all().map(|(_, file)| file.path.clone()).collect();
+    let from = files.all().map(|(_, _, file)| file.path.clone()).collect();
     Ok(Written { schema: output::SCHEMA, html: options.out.clone(), markdown: markdown_path, figures, from })
 }
 
 fn make(files: &Files) -> Result<Page> {
     let apps = files.of("apps");
-    let app_rows: Vec<AppRow> = apps.map(|file| file.rows()).transpose()?.unwrap_or_default();
-    let priced = match apps {
-        Some(file) => cost::price(&file.text, file.head.seed)?,
-        None => Vec::new(),
-    };
-    let micro = files.of("micro").map(|file| file.rows()).transpose()?.unwrap_or_default();
-    let transfer = files.of("transfer").map(|file| file.rows()).transpose()?.unwrap_or_default();
+    let app_rows: Vec<AppRow> = read::merged(apps)?;
+    let mut priced = Vec::new();
+    for (at, file) in apps.iter().enumerate() {
+        priced.extend(cost::price(at, &file.text, file.head.seed)?);
+    }
+    let micro: Vec<MicroRow> = read::merged(files.of("micro"))?;
+    let transfer: Vec<TransferRow> = read::merged(files.of("transfer"))?;
+    let scale: Vec<ScaleRow> = files.of("scale").first().map(|file| file.rows()).transpose()?.unwrap_or_default();
+    let proxy = files.of("proxy").first();
     let mut sections = Vec::new();
-    if apps.is_some() {
-        sections.extend([
-            sections::headline(&app_rows, &priced),
-            sections::claims(&app_rows, &priced),
-            sections::losses(&app_rows, &priced, &micro, &transfer),
-            sections::bill(&priced),
-        ]);
-    } else {
-        sections.push(sections::losses(&app_rows, &priced, &micro, &transfer));
+    if !apps.is_empty() {
+        sections.extend([sections::headline(&app_rows, &priced, apps.len()), sections::claims(&app_rows, &priced)]);
+    }
+    sections.push(targets::targets(&targets::Measured {
+        apps: &app_rows,
+        priced: &priced,
+        micro: &micro,
+        transfer: &transfer,
+        scale: &scale,
+        proxy,
+    }));
+    sections.push(sections::losses(&app_rows, &priced, &micro, &transfer));
+    if !apps.is_empty() {
+        sections.push(sections::bill(&app_rows, &priced));
     }
     if !micro.is_empty() {
         sections.push(sections::micro(&micro));
@@ -98,18 +106,18 @@ fn make(files: &Files) -> Result<Page> {
     if !transfer.is_empty() {
         sections.push(sections::transfer(&transfer));
     }
-    if let Some(file) = files.of("proxy") {
+    if let Some(file) = proxy {
         sections.push(sections::proxy(file));
     }
-    if let Some(file) = files.of("scale") {
-        sections.push(sections::scale(&file.rows()?));
+    if !scale.is_empty() {
+        sections.push(sections::scale(&scale));
     }
     Ok(Page { title: "Zipline, measured".to_owned(), preamble: preamble(files), sections })
 }
 
 fn preamble(files: &Files) -> Vec<String> {
     let mut lines = Vec::new();
-    for (kind, file) in files.all() {
+    for (kind, at, file) in files.all() {
         let head = &file.head;
         if lines.is_empty() {
             let machine = &head.machine;
@@ -124,7 +132,8 @@ fn preamble(files: &Files) -> Vec<String> {
             ));
         }
         let name = file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut line = format!("`zipline bench {kind}` ({} mode, seed {}, raw file {name}", head.mode, head.seed);
+        let run = if files.of(kind).len() > 1 { format!(", run {}", read::letter(at)) } else { String::new() };
+        let mut line = format!("`zipline bench {kind}`{run} ({} mode, seed {}, raw file {name}", head.mode, head.seed);
         for (what, value) in [("network", &head.network), ("congestion control", &head.congestion)] {
             if let Some(value) = value {
                 line += &format!(", {what} {value}");
@@ -144,8 +153,15 @@ fn preamble(files: &Files) -> Vec<String> {
         line += &repeated.map(|line| format!(" {line}.")).collect::<String>();
         lines.push(line);
     }
-    if files.all().any(|(_, file)| file.head.machine.cores == 1) {
+    if files.all().any(|(_, _, file)| file.head.machine.cores == 1) {
         lines.push(format!("On this machine {}.", machine::ONE_CORE));
+    }
+    if KINDS.iter().any(|kind| files.of(kind).len() > 1) {
+        lines.push(
+            "Where two runs have the same row, the one with more pairs stands, and the letter of its run with it; a ratio is always one \
+             within a run."
+                .to_owned(),
+        );
     }
     lines.push(
         "Three words stand on numbers: measured (timed or counted here), injected (a delay added from published figures), priced (computed from measured \

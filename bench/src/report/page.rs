@@ -151,7 +151,7 @@ impl Table {
         for row in &self.rows {
             html += "<tr>";
             for cell in row {
-                html += &format!("<td>{}</td>", escaped(cell));
+                html += &format!("<td>{}</td>", with_code(cell));
             }
             html += "</tr>\n";
         }
@@ -171,11 +171,35 @@ impl Table {
 
 fn paragraphs(html: &mut String, paragraphs: &[String]) {
     for paragraph in paragraphs {
-        *html += &format!("<p>{}</p>\n", escaped(paragraph));
+        *html += &format!("<p>{}</p>\n", with_code(paragraph));
     }
+}
+
+/// Text that can't be taken for markup, with what stands between backticks as code. A backtick without its second one stands as it is.
+fn with_code(text: &str) -> String {
+    let mut html = String::new();
+    let mut rest = text;
+    while let Some((before, from)) = rest.split_once('`')
+        && let Some((code, after)) = from.split_once('`')
+    {
+        html += &format!("{}<code>{}</code>", escaped(before), escaped(code));
+        rest = after;
+    }
+    html + &escaped(rest)
 }
 
 /// Text that can't be taken for markup.
 pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_between_backticks_is_code_and_never_markup() {
+        assert_eq!(with_code("run `a <b>` & `c`"), "run <code>a &lt;b&gt;</code> &amp; <code>c</code>");
+        assert_eq!(with_code("one ` alone"), "one ` alone");
+    }
 }

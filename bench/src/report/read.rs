@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -25,6 +25,9 @@ pub(super) struct Head {
     pub(super) machine: Machine,
     #[serde(default)]
     pub(super) interrupted: bool,
+    /// Of the inputs of `apps`.
+    #[serde(default)]
+    size: Option<String>,
     #[serde(default)]
     pub(super) network: Option<String>,
     #[serde(default)]
@@ -78,6 +81,9 @@ pub(super) struct Method {
 /// A row of `apps`.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct AppRow {
+    /// Which of the files of its kind it stands in.
+    #[serde(skip)]
+    pub(super) file: usize,
     pub(super) app: String,
     pub(super) variant: String,
     pub(super) start: String,
@@ -90,6 +96,9 @@ pub(super) struct AppRow {
 /// A row of `micro`.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct MicroRow {
+    /// Which of the files of its kind it stands in.
+    #[serde(skip)]
+    pub(super) file: usize,
     pub(super) pattern: String,
     pub(super) size_bytes: u64,
     pub(super) degree: u32,
@@ -103,6 +112,9 @@ pub(super) struct MicroRow {
 /// A row of `transfer`.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct TransferRow {
+    /// Which of the files of its kind it stands in.
+    #[serde(skip)]
+    pub(super) file: usize,
     pub(super) path: String,
     pub(super) size_bytes: u64,
     pub(super) seconds: Summary,
@@ -113,6 +125,9 @@ pub(super) struct TransferRow {
     pub(super) ratio_to_ceiling: Option<f64>,
     #[serde(default)]
     pub(super) ratio_interval: Option<[f64; 2]>,
+    /// The same against each store that does the same work.
+    #[serde(default)]
+    pub(super) ratio_to_stores: BTreeMap<String, Interval>,
     #[serde(default)]
     pub(super) system_calls_per_gib: Option<f64>,
     #[serde(default)]
@@ -173,19 +188,117 @@ impl File {
     }
 }
 
+/// A row that several files may have.
+pub(super) trait Mergeable: for<'de> Deserialize<'de> {
+    /// Rows with the same key are about the same.
+    fn key(&self) -> String;
+    /// Rows of the same group are compared, and stand together.
+    fn group(&self) -> String;
+    /// Pairs behind its ratio, or of a row without one its samples: the row with most of them stands.
+    fn pairs(&self) -> usize;
+    /// Notes which file of its kind it comes from.
+    fn place(&mut self, file: usize);
+}
+
+fn pairs_of(times_ours: Option<&Interval>, seconds: &Summary) -> usize {
+    times_ours.map(|times| times.samples).filter(|pairs| *pairs > 0).unwrap_or(seconds.samples)
+}
+
+impl Mergeable for AppRow {
+    fn key(&self) -> String {
+        [&*self.group(), &self.method].join(" ")
+    }
+
+    fn group(&self) -> String {
+        [&*self.app, &self.variant, &self.start].join(" ")
+    }
+
+    fn pairs(&self) -> usize {
+        pairs_of(self.times_ours.as_ref(), &self.seconds)
+    }
+
+    fn place(&mut self, file: usize) {
+        self.file = file;
+    }
+}
+
+impl Mergeable for MicroRow {
+    fn key(&self) -> String {
+        [&*self.group(), &self.method].join(" ")
+    }
+
+    fn group(&self) -> String {
+        format!("{} {} {}", self.pattern, self.size_bytes, self.degree)
+    }
+
+    fn pairs(&self) -> usize {
+        pairs_of(self.times_ours.as_ref(), &self.seconds)
+    }
+
+    fn place(&mut self, file: usize) {
+        self.file = file;
+    }
+}
+
+impl Mergeable for TransferRow {
+    fn key(&self) -> String {
+        format!("{} {}", self.path, self.size_bytes)
+    }
+
+    fn group(&self) -> String {
+        self.size_bytes.to_string()
+    }
+
+    fn pairs(&self) -> usize {
+        self.seconds.samples
+    }
+
+    fn place(&mut self, file: usize) {
+        self.file = file;
+    }
+}
+
+/// Rows of all files of a kind; of those with the same key the one with most pairs, in the place of the first.
+///
+/// # Errors
+/// A file's row that is none.
+pub(super) fn merged<R: Mergeable>(files: &[File]) -> Result<Vec<R>> {
+    let mut merged: Vec<R> = Vec::new();
+    for (at, file) in files.iter().enumerate() {
+        for mut row in file.rows::<R>()? {
+            row.place(at);
+            match merged.iter_mut().find(|other| other.key() == row.key()) {
+                Some(other) if row.pairs() > other.pairs() => *other = row,
+                Some(_) => {}
+                None => merged.push(row),
+            }
+        }
+    }
+    let groups: Vec<String> = merged.iter().map(R::group).collect();
+    merged.sort_by_cached_key(|row| groups.iter().position(|group| *group == row.group()));
+    Ok(merged)
+}
+
+/// What the files of a kind are called where there are several: a, b, c …
+pub(super) fn letter(file: usize) -> char {
+    u8::try_from(file).ok().and_then(|file| b'a'.checked_add(file)).map_or('?', char::from)
+}
+
 /// The files of a report, by kind; all from one machine.
-pub(super) struct Files(BTreeMap<String, File>);
+pub(super) struct Files(BTreeMap<String, Vec<File>>);
 
 impl Files {
     /// Reads these, or, of none, the newest of each kind in the folder.
     pub(super) fn read(given: &[PathBuf], folder: &Path) -> Result<Self> {
         let paths = if given.is_empty() { newest(folder)? } else { given.to_vec() };
-        let mut files = BTreeMap::new();
+        let mut files = BTreeMap::<String, Vec<File>>::new();
         for path in paths {
             let file = File::read(&path)?;
-            if let Some(other) = files.insert(file.head.kind.clone(), file) {
-                bail!("two raw files of `bench {}` are given; the other is {}", other.head.kind, other.path.display());
+            let same = files.entry(file.head.kind.clone()).or_default();
+            if let Some(other) = same.first() {
+                goes_with(&file, other)?;
             }
+            same.push(file);
         }
         let files = Self(files);
         files.one_machine()?;
@@ -193,7 +306,7 @@ impl Files {
     }
 
     fn one_machine(&self) -> Result<()> {
-        let mut all = self.0.values();
+        let mut all = self.0.values().flatten();
         let Some(first) = all.next() else { return Ok(()) };
         for other in all {
             let same = |of: fn(&Machine) -> String| of(&first.head.machine) == of(&other.head.machine);
@@ -210,15 +323,28 @@ impl Files {
         Ok(())
     }
 
-    /// The file of a kind.
-    pub(super) fn of(&self, kind: &str) -> Option<&File> {
-        self.0.get(kind)
+    /// The files of a kind, in the order they were given in.
+    pub(super) fn of(&self, kind: &str) -> &[File] {
+        self.0.get(kind).map_or(&[], Vec::as_slice)
     }
 
-    /// All of them, in the order of a report.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, &File)> {
-        KINDS.into_iter().filter_map(|kind| Some((kind, self.0.get(kind)?)))
+    /// All of them, in the order of a report, with their place among those of their kind.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, usize, &File)> {
+        KINDS.into_iter().flat_map(|kind| self.of(kind).iter().enumerate().map(move |(at, file)| (kind, at, file)))
     }
+}
+
+/// Fails where rows of two files of one bench can't stand in one table.
+fn goes_with(file: &File, other: &File) -> Result<()> {
+    /// Kinds whose rows have a key.
+    const MERGED: [&str; 3] = ["apps", "micro", "transfer"];
+    let (kind, names) = (&file.head.kind, [file, other].map(|file| file.path.display().to_string()).join(" and "));
+    ensure!(MERGED.contains(&&**kind), "two raw files of `bench {kind}` are given: {names}; name one of them");
+    let same = |of: fn(&Head) -> &Option<String>| of(&file.head) == of(&other.head);
+    ensure!(same(|head| &head.size), "{names} have inputs of different sizes, and their rows can't stand in one table");
+    ensure!(same(|head| &head.network), "{names} were measured over different networks, and their rows can't stand in one table");
+    ensure!(same(|head| &head.congestion), "{names} have different congestion control, and their rows can't stand in one table");
+    Ok(())
 }
 
 /// The newest raw file of each kind. Their names end in the time they were written at.

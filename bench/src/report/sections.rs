@@ -8,7 +8,7 @@ use super::OURS;
 use super::cost::{HEADLINE_GB, HEADLINE_LOAD, Hold, Priced};
 use super::page::{Section, Table};
 use super::plot::{Figure, Series};
-use super::read::{AppRow, File, MicroRow, ScaleRow, TransferRow};
+use super::read::{AppRow, File, MicroRow, ScaleRow, TransferRow, letter};
 use crate::output::{bytes, seconds};
 use crate::stats::{Interval, exponent};
 
@@ -25,29 +25,41 @@ fn cost_cell(interval: Option<Interval>) -> String {
     )
 }
 
-fn times_cell(times: Option<Interval>) -> String {
+pub(super) fn times_cell(times: Option<Interval>) -> String {
     times.map_or_else(|| "—".to_owned(), |times| format!("{:.2} [{:.2}, {:.2}]", times.median, times.low, times.high))
 }
 
-fn find<'p>(priced: &'p [Priced], row: &AppRow, method: &str) -> Option<&'p Priced> {
+pub(super) fn find<'p>(priced: &'p [Priced], row: &AppRow, method: &str) -> Option<&'p Priced> {
     priced.iter().find(|priced| {
-        priced.app == row.app && priced.variant == row.variant && priced.start == row.start && priced.method == method
+        priced.file == row.file
+            && priced.app == row.app
+            && priced.variant == row.variant
+            && priced.start == row.start
+            && priced.method == method
     })
 }
 
-/// How many times as much another method costs as ours.
-fn cost_ratio(priced: &[Priced], row: &AppRow, hold: Hold) -> Option<f64> {
+/// Pairs behind a row's ratio, and which of several runs it is of.
+fn pairs_cell(times: Option<Interval>, file: usize, files: usize) -> String {
+    let pairs =
+        times.map(|times| times.samples).filter(|pairs| *pairs > 0).map_or_else(|| "—".to_owned(), |pairs| pairs.to_string());
+    if files > 1 { format!("{pairs}, run {}", letter(file)) } else { pairs }
+}
+
+/// How many times as much another method costs as ours, in the same run.
+pub(super) fn cost_ratio(priced: &[Priced], row: &AppRow, hold: Hold) -> Option<f64> {
     let cost = |method: &str| find(priced, row, method)?.total(HEADLINE_GB, hold).map(|cost| cost.median);
     Some(cost(&row.method)? / cost(OURS)?)
 }
 
 /// Applications by methods: time, and three costs.
-pub(super) fn headline(rows: &[AppRow], priced: &[Priced]) -> Section {
+pub(super) fn headline(rows: &[AppRow], priced: &[Priced], files: usize) -> Section {
     let mut section = Section::new("headline", "Applications: time and cost");
     section.text.push(format!(
         "Time is measured, from the request to its answer; cost is priced from the measured times, bytes and operations, for functions of \
          {HEADLINE_GB} GB, in US dollars a million workflow requests; a cache is a node of the smallest size at {HEADLINE_LOAD} requests an hour. \
-         Brackets are 95 % intervals. “Times ours” compares request by request within a round: above 1, Zipline is faster."
+         Brackets are 95 % intervals. “Times ours” compares request by request within a round: above 1, Zipline is faster; “pairs” is how many such \
+         comparisons stand behind its interval."
     ));
     for start in ["warm", "cold"] {
         let mut table = Table::new(
@@ -64,6 +76,7 @@ pub(super) fn headline(rows: &[AppRow], priced: &[Priced]) -> Section {
                 "median time",
                 "p99",
                 "times ours",
+                "pairs",
                 "cost, hold (a)",
                 "hold (b)",
                 "hold (c)",
@@ -79,6 +92,7 @@ pub(super) fn headline(rows: &[AppRow], priced: &[Priced]) -> Section {
                 format!("{} [{}, {}]", seconds(row.seconds.median), seconds(row.seconds.low), seconds(row.seconds.high)),
                 seconds(row.seconds.p99),
                 if row.method == OURS { "1".to_owned() } else { times_cell(row.times_ours) },
+                pairs_cell(row.times_ours, row.file, files),
                 cost(Hold::Nobody),
                 cost(Hold::WholeMemory),
                 cost(Hold::HeldBytes),
@@ -132,7 +146,8 @@ pub(super) fn claims(rows: &[AppRow], priced: &[Priced]) -> Section {
 }
 
 /// Storage's share, function sizes, and cost over load.
-pub(super) fn bill(priced: &[Priced]) -> Section {
+pub(super) fn bill(rows: &[AppRow], priced: &[Priced]) -> Section {
+    let shown: Vec<&Priced> = rows.iter().filter_map(|row| find(priced, row, &row.method)).collect();
     let mut section = Section::new("bill", "The bill");
     let prices = Prices::bundled();
     section.text.push(format!(
@@ -143,7 +158,7 @@ pub(super) fn bill(priced: &[Priced]) -> Section {
         "Cost a million requests by function size, hold (a) / (b) / (c), warm",
         &["application", "variant", "method", "0.5 GB", "1 GB", "2 GB", "storage's share at 1 GB"],
     );
-    for row in priced.iter().filter(|row| row.start == "warm") {
+    for row in shown.iter().filter(|row| row.start == "warm") {
         let by_size = FUNCTION_SIZES_GB.map(|gb| {
             let cost = |hold| row.total(gb, hold).map_or_else(|| "—".to_owned(), |cost| per_million(cost.median));
             if row.priced_as == "zipline" { Hold::ALL.map(cost).join(" / ") } else { cost(Hold::Nobody) }
@@ -154,10 +169,14 @@ pub(super) fn bill(priced: &[Priced]) -> Section {
         sizes.rows.push(cells);
     }
     section.tables.push(sizes);
-    let mut apps: Vec<&str> = priced.iter().map(|row| row.app.as_str()).collect();
-    apps.dedup();
+    let mut apps: Vec<&str> = Vec::new();
+    shown.iter().for_each(|row| {
+        if !apps.contains(&row.app.as_str()) {
+            apps.push(&row.app)
+        }
+    });
     for app in apps {
-        let of_app = priced.iter().filter(|row| row.app == app && row.start == "warm" && row.variant == "parallel");
+        let of_app = shown.iter().filter(|row| row.app == app && row.start == "warm" && row.variant == "parallel");
         section.figures.push(Figure {
             name: format!("cost-by-load-{app}"),
             title: format!(
@@ -265,7 +284,7 @@ pub(super) fn micro(rows: &[MicroRow]) -> Section {
 fn micro_table(rows: &[MicroRow]) -> Table {
     let mut table = Table::new(
         "Every row (measured)",
-        &["pattern", "size", "degree", "method", "median time", "p99", "GiB a second", "times ours"],
+        &["pattern", "size", "degree", "method", "median time", "p99", "GiB a second", "times ours", "pairs"],
     );
     table.rows = rows
         .iter()
@@ -279,6 +298,7 @@ fn micro_table(rows: &[MicroRow]) -> Table {
                 seconds(row.seconds.p99),
                 format!("{:.3}", row.gib_per_second),
                 if row.method == OURS { "1".to_owned() } else { times_cell(row.times_ours) },
+                row.times_ours.map_or_else(|| "—".to_owned(), |times| times.samples.to_string()),
             ]
         })
         .collect();
@@ -423,7 +443,7 @@ pub(super) fn losses(apps: &[AppRow], priced: &[Priced], micro: &[MicroRow], tra
     let mut add = |place: String, against: &str, much: String, kind: &str| {
         table.rows.push(vec![place, against.to_owned(), much, kind.to_owned()])
     };
-    for row in apps.iter().filter(|row| row.method != OURS && !row.method.starts_with(OURS)) {
+    for row in apps.iter().filter(|row| !row.method.starts_with(OURS)) {
         let place = format!("{}, {}, {}", row.app, row.variant, row.start);
         if let Some(times) = row.times_ours.filter(|times| times.high < 1.0) {
             add(
