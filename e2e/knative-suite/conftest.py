@@ -3,6 +3,7 @@
 PROXY_STOCK=1 says that it is Knative's own: then the tests marked `differs` must pass, and those marked `ours` are left out.
 """
 import os
+import pathlib
 
 import netns
 
@@ -18,7 +19,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "accidental: what the Go implementation happens to do; a replacement may differ")
     config.addinivalue_line("markers", "slow: takes 20 s or more of waiting")
     config.addinivalue_line("markers", "bug: the real one is arguably wrong here; a replacement should differ, knowingly")
-    config.addinivalue_line("markers", "differs(reason): what Knative's does and Zipline's does not; must fail with Zipline's")
+    config.addinivalue_line("markers", "differs(row): what Knative's does and Zipline's does not, by the beginning of its row in the docs; must fail with Zipline's")
     config.addinivalue_line("markers", "ours: what Zipline's does and Knative's does not")
 
 
@@ -26,10 +27,23 @@ STOCK = os.environ.get("PROXY_STOCK", "0") != "0"
 NO_NETWORK = "needs a network namespace of its own, which can't be made here: run as root, or with PROXY_NETNS=0 on free ports"
 
 
+DIFFERENCES = pathlib.Path(__file__).parent / "../../docs/reference/knative-differences.md"
+
+
+def listed(item, differs):
+    """Fails the collection where a difference is in what Knative promises, or is not in the list."""
+    if not any(item.get_closest_marker(marker) for marker in ("accidental", "bug")):
+        raise pytest.UsageError(f"{item.nodeid} differs, and is marked neither `accidental` nor `bug`")
+    if not any(row.startswith(f"| {differs.args[0]}") for row in DIFFERENCES.read_text().splitlines()):
+        raise pytest.UsageError(f"{item.nodeid} differs, and no row of {DIFFERENCES.name} begins with {differs.args[0]!r}")
+
+
 def pytest_collection_modifyitems(items):
     """Turns the markers into outcomes. A difference that has gone fails the run: then the list of differences is wrong."""
     for item in items:
         differs = item.get_closest_marker("differs")
+        if differs:
+            listed(item, differs)
         if NET == "none":
             item.add_marker(pytest.mark.skip(reason=NO_NETWORK))
         elif STOCK and item.get_closest_marker("ours"):

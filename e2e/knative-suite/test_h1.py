@@ -145,7 +145,7 @@ def test_event_stream_is_flushed_even_with_a_length(proxy, backend):
 
 
 @pytest.mark.accidental
-@pytest.mark.differs("nothing is buffered: a reply's first bytes leave at once")
+@pytest.mark.differs("The head and first bytes of a response")
 def test_small_reply_with_a_length_is_buffered_until_complete(proxy, backend):
     """Head and first bytes of a Content-Length reply wait in a 4 KiB buffer."""
     gate = threading.Event()
@@ -180,7 +180,7 @@ def test_request_body_is_streamed_up(proxy, backend):
 
 
 @pytest.mark.bug
-@pytest.mark.differs("request trailers pass")
+@pytest.mark.differs("Request trailers are announced and dropped")
 def test_request_trailers_are_announced_but_lost(proxy, backend):
     d = inspect("/inspect", "POST", [("Transfer-Encoding", "chunked"), ("Trailer", "X-T")],
                 chunked(b"ab", trailers=[("X-T", "v"), ("X-U", "u")]))
@@ -410,7 +410,7 @@ def test_refusal_instead_of_100_continue_is_a_race(proxy, backend):
 
 
 @pytest.mark.bug
-@pytest.mark.differs("the status after an interim response is kept")
+@pytest.mark.differs("After `100 Continue` or `103 Early Hints`")
 def test_status_after_100_continue_is_lost(proxy, backend):
     """The user metrics recorder takes the 100 for the status: a 404 after it reaches the client as 200."""
     def h(c, r):
@@ -428,7 +428,7 @@ def test_status_after_100_continue_is_lost(proxy, backend):
 
 
 @pytest.mark.bug
-@pytest.mark.differs("the status after an interim response is kept")
+@pytest.mark.differs("After `100 Continue` or `103 Early Hints`")
 def test_status_after_early_hints_is_lost(proxy, backend):
     def h(c, r):
         c.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
@@ -481,7 +481,7 @@ def test_early_reply_and_close_to_a_pushing_client(proxy, backend):
 
 
 @pytest.mark.accidental
-@pytest.mark.differs("a response begins when the function begins it")
+@pytest.mark.differs("Without full duplex, nothing of a response is sent")
 def test_early_reply_waits_for_a_client_that_pauses(proxy, backend):
     """Without full duplex nothing is sent down while the body is open and under 256 KiB."""
     backend.routes["/early"] = lambda c, r: (c.reply(413, b"too big"), c.body(r))[1] and None
@@ -499,7 +499,7 @@ def duplex(c, r):
 
 
 @pytest.mark.accidental
-@pytest.mark.differs("a response begins when the function begins it")
+@pytest.mark.differs("Without full duplex, nothing of a response is sent")
 def test_half_duplex_by_default(proxy, backend):
     backend.routes["/duplex"] = duplex
     with Raw() as c:
@@ -522,7 +522,7 @@ def test_full_duplex_when_annotated(start, backend):
 
 
 @pytest.mark.accidental
-@pytest.mark.differs("a response begins when the function begins it")
+@pytest.mark.differs("With full duplex, a response that fits")
 def test_full_duplex_still_withholds_a_short_early_reply(start, backend):
     """A reply that fits the write buffer waits for the body even then (a chunked one does not, see above)."""
     start(ENABLE_HTTP_FULL_DUPLEX=True)

@@ -15,7 +15,7 @@ pub(crate) const METRICS: u16 = 9091;
 pub(crate) const PROFILING: u16 = 8008;
 
 /// How long a start may take.
-const START_MAX: Duration = Duration::from_secs(5);
+const START_MAX: Duration = Duration::from_secs(10);
 
 /// A program, and whose it is.
 #[derive(Clone, Debug)]

@@ -12,6 +12,8 @@ use crate::transcript::{Transcript, header, shown};
 
 /// How long anything may take before a case gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+/// One more request, to see whether a connection goes on; no function writes it down.
+const AGAIN: &str = "GET /again HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// One end of a connection.
 pub(crate) struct Peer {
@@ -29,6 +31,11 @@ pub(crate) struct Head {
 impl Head {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether it is the request that only asks whether a connection goes on.
+    pub(crate) fn is_again(&self) -> bool {
+        self.first.contains(" /again ")
     }
 
     fn status(&self) -> u16 {
@@ -99,6 +106,7 @@ impl Peer {
                 Ok(0) => return Ok(None),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => bail!("nothing came"),
                 Err(error) => bail!("no line came: {error}"),
             }
         }
@@ -220,18 +228,24 @@ impl Peer {
         self.answer(request.split(' ').next().unwrap_or_default(), transcript)
     }
 
-    /// Writes down whether the other side has ended the connection, politely or not, or leaves it open for `within`.
-    pub(crate) fn note_end(&mut self, within: Duration, transcript: &Transcript) -> Result<()> {
-        self.stream.set_read_timeout(Some(within))?;
-        let line = match self.fill() {
-            Ok(0) => "client: the connection is closed".to_owned(),
-            Ok(_) => format!("client: and then {}", shown(&std::mem::take(&mut self.received))),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => "client: the connection is closed".to_owned(),
-            Err(_) => "client: the connection stays open".to_owned(),
-        };
-        self.stream.set_read_timeout(Some(PATIENCE))?;
-        transcript.note(line);
+    /// Writes down whether the connection goes on, which one more request shows.
+    pub(crate) fn note_end(&mut self, transcript: &Transcript) -> Result<()> {
+        self.send(AGAIN);
+        transcript.note(match self.line()? {
+            None => "client: the connection is closed".to_owned(),
+            Some(line) if line.starts_with("HTTP/1.") => "client: the connection stays open".to_owned(),
+            Some(line) => format!("client: and then {line:?}"),
+        });
         Ok(())
+    }
+
+    /// Writes down what comes until the other side ends the connection.
+    pub(crate) fn note_rest(&mut self, transcript: &Transcript) {
+        let (rest, _) = self.until_end();
+        transcript.note(match rest.is_empty() {
+            true => "client: the connection is closed".to_owned(),
+            false => format!("client: and then {}", shown(&rest)),
+        });
     }
 
     /// Answers 200 with a body.
@@ -242,6 +256,9 @@ impl Peer {
     /// Reads a request with its body and writes it down; `None` at the end.
     pub(crate) fn request(&mut self, transcript: &Transcript) -> Result<Option<Head>> {
         let Some(head) = self.head()? else { return Ok(None) };
+        if head.is_again() {
+            return Ok(Some(head));
+        }
         head.note("function", transcript);
         let (body, trailers, end) = self.body(&head, false)?;
         transcript.note(format!("function: body {}", shown(&body)));

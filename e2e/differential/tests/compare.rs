@@ -2,10 +2,7 @@
 
 use std::process::Command;
 
-/// By hand until it is as quiet as it must be: some cases wait by the clock, and what the recorded answers hold of metrics and
-/// of broken streams differs from run to run.
 #[test]
-#[ignore = "not yet the same from run to run; `cargo test -p zipline-differential -- --ignored` runs it"]
 fn the_proxy_differs_from_knatives_only_where_the_list_says_so() {
     let compared = Command::new(env!("CARGO_BIN_EXE_zipline-differential")).arg("compare").output().expect("the comparison");
     let told = String::from_utf8_lossy(&compared.stdout).into_owned() + &String::from_utf8_lossy(&compared.stderr);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Bench, Case, case};
 use crate::proxy::{REQUESTS, Variables};
-use crate::transcript::shown;
+use crate::transcript::{Transcript, shown};
 use crate::wire::{Function, PATIENCE, Peer};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nok";
@@ -205,14 +205,16 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 const FULL_DUPLEX: Variables<'static> = &[("ENABLE_HTTP_FULL_DUPLEX", Some("true"))];
-/// How long a connection is watched for its end.
-const A_WHILE: Duration = Duration::from_millis(250);
 
 fn exchange(bench: &Bench<'_>, variables: Variables<'_>, request: &str, response: &'static str) -> anyhow::Result<()> {
     let function = Function::with_connections({
         let transcript = bench.transcript.clone();
         move |mut peer| {
-            while let Ok(Some(_)) = peer.request(&transcript) {
+            while let Ok(Some(head)) = peer.request(&transcript) {
+                if head.is_again() {
+                    peer.reply("again");
+                    continue;
+                }
                 peer.send(response);
                 if response.contains("Connection: close") || response.starts_with("HTTP/1.0") {
                     return;
@@ -223,7 +225,7 @@ fn exchange(bench: &Bench<'_>, variables: Variables<'_>, request: &str, response
     let proxy = bench.proxy(function.port, variables)?;
     let mut client = Peer::connect(proxy.at(REQUESTS))?;
     client.ask(request, &bench.transcript)?;
-    client.note_end(A_WHILE, &bench.transcript)
+    client.note_end(&bench.transcript)
 }
 
 fn kept_connection(bench: &Bench<'_>) -> anyhow::Result<()> {
@@ -243,7 +245,7 @@ fn pipelined(bench: &Bench<'_>) -> anyhow::Result<()> {
     client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     client.answer("GET", &bench.transcript)?;
     client.answer("GET", &bench.transcript)?;
-    client.note_end(A_WHILE, &bench.transcript)
+    client.note_end(&bench.transcript)
 }
 
 /// 3 MiB both ways.
@@ -273,7 +275,7 @@ fn early_answer(bench: &Bench<'_>, variables: Variables<'_>) -> anyhow::Result<(
     client.send([b'x'; 10]);
     client.answer("POST", &bench.transcript)?;
     client.send([b'x'; 990]);
-    client.note_end(A_WHILE, &bench.transcript)
+    client.note_end(&bench.transcript)
 }
 
 fn expect_continue(bench: &Bench<'_>, interim: &'static str) -> anyhow::Result<()> {
@@ -347,7 +349,8 @@ fn upgrade(bench: &Bench<'_>, to: &'static str) -> anyhow::Result<()> {
         bench.transcript.note(format!("client: tunnel {}", shown(&client.exactly(4))));
         client.finish();
     }
-    client.note_end(PATIENCE, &bench.transcript)
+    client.note_rest(&bench.transcript);
+    Ok(())
 }
 
 fn upgrade_refused(bench: &Bench<'_>) -> anyhow::Result<()> {
@@ -365,12 +368,12 @@ fn function_gone(bench: &Bench<'_>) -> anyhow::Result<()> {
     let mut client = Peer::connect(proxy.at(REQUESTS))?;
     client.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n", &bench.transcript)?;
     client.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", &bench.transcript)?;
-    client.note_end(A_WHILE, &bench.transcript)
+    client.note_end(&bench.transcript)
 }
 
 fn function_cuts(bench: &Bench<'_>, after: &'static str) -> anyhow::Result<()> {
     let function = Function::with_connections(move |mut peer| {
-        if let Ok(Some(_)) = peer.head() {
+        if let Ok(Some(_)) = peer.request(&Transcript::default()) {
             peer.send(after);
             peer.cut();
         }
@@ -378,7 +381,7 @@ fn function_cuts(bench: &Bench<'_>, after: &'static str) -> anyhow::Result<()> {
     let proxy = bench.proxy(function.port, &[])?;
     let mut client = Peer::connect(proxy.at(REQUESTS))?;
     client.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx", &bench.transcript)?;
-    client.note_end(A_WHILE, &bench.transcript)
+    client.note_end(&bench.transcript)
 }
 
 fn client_cuts_upload(bench: &Bench<'_>) -> anyhow::Result<()> {
@@ -392,7 +395,7 @@ fn client_cuts_upload(bench: &Bench<'_>) -> anyhow::Result<()> {
     let mut client = Peer::connect(proxy.at(REQUESTS))?;
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
     client.cut();
-    if wait.recv_timeout(Duration::from_secs(3)).is_err() {
+    if wait.recv_timeout(PATIENCE).is_err() {
         bench.transcript.note("function: was not told");
     }
     Ok(())
@@ -415,7 +418,7 @@ fn client_leaves(bench: &Bench<'_>) -> anyhow::Result<()> {
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     wait_came.recv_timeout(PATIENCE)?;
     client.cut();
-    bench.transcript.note(match wait_ended.recv_timeout(Duration::from_secs(5)) {
+    bench.transcript.note(match wait_ended.recv_timeout(PATIENCE) {
         Ok(true) => "function: its connection was closed",
         Ok(false) => "function: more bytes came",
         Err(_) => "function: it was left working",

@@ -1,17 +1,20 @@
 //! HTTP/2 on both sides, as gRPC uses it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Frame;
+use tokio::sync::Notify;
 
+use super::observability::settled;
 use super::{Bench, Case, case};
 use crate::http2::{Answering, AnyBody, ask, by_hand, client, full, function, note_body, note_headers};
 use crate::proxy::{Proxy, REQUESTS, Variables};
 use crate::transcript::Transcript;
-use crate::wire::{Function, Peer};
+use crate::wire::{Function, PATIENCE, Peer};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -55,6 +58,9 @@ pub(crate) fn cases() -> Vec<Case> {
         case("h2/grpc-bidirectional", grpc_bidirectional),
         case("h2/early-answer", early_answer),
         case("h2/function-resets", function_resets),
+        case("h2/function-resets-before-its-head", |bench| function_resets_at_once(bench, b"")),
+        case("h2/function-resets-with-its-head", |bench| function_resets_at_once(bench, HEAD_FRAME)),
+        case("h2/function-resets-with-its-body", |bench| function_resets_at_once(bench, BEGUN_FRAMES)),
         case("h2/function-gone", function_gone),
         case("h2/function-speaks-http1", function_speaks_http1),
         case("h2/overload", overload),
@@ -231,12 +237,12 @@ fn grpc_bidirectional(bench: &Bench<'_>) -> Result<()> {
         let proxy = start(bench, port, &[]).await?;
         let mut sender = client(proxy.at(REQUESTS)).await?;
         let (body, frames) = by_hand();
-        let response = tokio::time::timeout(crate::wire::PATIENCE, sender.send_request(grpc(frames)?)).await??;
+        let response = tokio::time::timeout(PATIENCE, sender.send_request(grpc(frames)?)).await??;
         bench.transcript.note(format!("client: {}", response.status()));
         let mut incoming = response.into_body();
         for piece in ["one", "two"] {
             body.send(data(piece)).await?;
-            let echoed = tokio::time::timeout(crate::wire::PATIENCE, http_body_util::BodyExt::frame(&mut incoming)).await?;
+            let echoed = tokio::time::timeout(PATIENCE, http_body_util::BodyExt::frame(&mut incoming)).await?;
             let echoed = echoed.and_then(Result::ok).and_then(|frame| frame.into_data().ok());
             bench.transcript.note(format!("client: {echoed:?}"));
         }
@@ -260,14 +266,18 @@ fn early_answer(bench: &Bench<'_>) -> Result<()> {
     })
 }
 
+/// The function breaks off when its client has the beginning.
 fn function_resets(bench: &Bench<'_>) -> Result<()> {
     run(async {
-        let port = function(|_| {
-            Box::pin(async {
+        let arrived = Arc::new(Notify::new());
+        let told = Arc::clone(&arrived);
+        let port = function(move |_| {
+            let told = Arc::clone(&told);
+            Box::pin(async move {
                 let (sender, body) = by_hand();
                 tokio::spawn(async move {
                     drop(sender.send(data("part")).await);
-                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    told.notified().await;
                     drop(sender.send(Err(std::io::Error::other("broken"))).await);
                 });
                 grpc_response(body)
@@ -276,7 +286,53 @@ fn function_resets(bench: &Bench<'_>) -> Result<()> {
         .await?;
         let proxy = start(bench, port, &[]).await?;
         let mut sender = client(proxy.at(REQUESTS)).await?;
-        ask(&mut sender, grpc(full("ask"))?, &bench.transcript).await;
+        let response = tokio::time::timeout(PATIENCE, sender.send_request(grpc(full("ask"))?)).await??;
+        bench.transcript.note(format!("client: {}", response.status()));
+        let mut incoming = response.into_body();
+        let piece = tokio::time::timeout(PATIENCE, http_body_util::BodyExt::frame(&mut incoming)).await?;
+        let piece = piece.and_then(Result::ok).and_then(|frame| frame.into_data().ok());
+        bench.transcript.note(format!("client: {piece:?}"));
+        arrived.notify_one();
+        note_body("client", incoming, &bench.transcript).await;
+        Ok(())
+    })
+}
+
+/// The head of a response on stream 1: `:status: 200` by HPACK's static table.
+const HEAD_FRAME: &[u8] = b"\0\0\x01\x01\x04\0\0\0\x01\x88";
+/// The same, and the beginning of its body.
+const BEGUN_FRAMES: &[u8] = b"\0\0\x01\x01\x04\0\0\0\x01\x88\0\0\x04\0\0\0\0\0\x01part";
+/// `RST_STREAM` of stream 1 with `INTERNAL_ERROR`.
+const RESET_FRAME: &[u8] = b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x02";
+
+/// The function resets the stream in the very write in which it says `before`.
+fn function_resets_at_once(bench: &Bench<'_>, before: &'static [u8]) -> Result<()> {
+    let function = Function::with_connections(move |mut peer| {
+        drop(peer.exactly(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()));
+        peer.send(b"\0\0\0\x04\0\0\0\0\0");
+        loop {
+            let head = peer.exactly(9);
+            let [a, b, c, kind, flags, ..] = head[..] else { return };
+            drop(peer.exactly(u32::from_be_bytes([0, a, b, c]) as usize));
+            if kind == 4 && flags & 1 == 0 {
+                peer.send(b"\0\0\0\x04\x01\0\0\0\0"); // That its settings were read.
+            }
+            if kind <= 1 && flags & 1 == 1 {
+                peer.send([before, RESET_FRAME].concat()); // The request is complete.
+            }
+        }
+    })?;
+    run(async {
+        let proxy = start(bench, function.port, &[]).await?;
+        let mut sender = client(proxy.at(REQUESTS)).await?;
+        let seen = Transcript::default();
+        ask(&mut sender, grpc(full("ask"))?, &seen).await;
+        let lines = seen.take();
+        // What was said in the same breath may be lost with the stream, at either proxy: that it was reset may not.
+        match lines.iter().any(|line| line.contains("the stream was reset")) {
+            true => bench.transcript.note("client: the stream was reset"),
+            false => lines.into_iter().for_each(|line| bench.transcript.note(line)),
+        }
         Ok(())
     })
 }
@@ -300,26 +356,29 @@ fn function_speaks_http1(bench: &Bench<'_>) -> Result<()> {
     })
 }
 
-/// One runs, ten wait, and one is refused, on one connection.
+/// One runs, ten wait, and one is refused, on one connection: whichever it is.
 fn overload(bench: &Bench<'_>) -> Result<()> {
     run(async {
         let port = function(|_| {
             Box::pin(async {
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                tokio::time::sleep(PATIENCE * 2).await; // Until it is left.
                 response(200, "ok")
             })
         })
         .await?;
-        let proxy = start(bench, port, &[("CONTAINER_CONCURRENCY", Some("1")), ("REVISION_TIMEOUT_SECONDS", Some("3"))]).await?;
+        let proxy = start(bench, port, &[("CONTAINER_CONCURRENCY", Some("1"))]).await?;
         let sender = client(proxy.at(REQUESTS)).await?;
-        let mut waiting = tokio::task::JoinSet::new();
-        for _ in 0..11 {
+        let mut asking = tokio::task::JoinSet::new();
+        for _ in 0..12 {
             let (mut sender, request) = (sender.clone(), request("/").body(full(""))?);
-            waiting.spawn(async move { sender.send_request(request).await.map(|response| response.status().as_u16()) });
+            asking.spawn(async move {
+                let seen = Transcript::default();
+                ask(&mut sender, request, &seen).await;
+                seen.take()
+            });
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        ask(&mut sender.clone(), request("/refused").body(full(""))?, &bench.transcript).await;
-        waiting.abort_all();
+        let refused = asking.join_next().await.unwrap_or_else(|| Ok(Vec::new()))?;
+        refused.into_iter().for_each(|line| bench.transcript.note(line));
         Ok(())
     })
 }
@@ -329,13 +388,13 @@ fn slow(bench: &Bench<'_>, variables: Variables<'_>, begins: bool) -> Result<()>
         let port = function(move |_| {
             Box::pin(async move {
                 if !begins {
-                    tokio::time::sleep(Duration::from_millis(2500)).await;
+                    tokio::time::sleep(PATIENCE * 2).await; // Until it is left.
                     return response(200, "late");
                 }
                 let (sender, body) = by_hand();
                 tokio::spawn(async move {
                     drop(sender.send(data("part")).await);
-                    tokio::time::sleep(Duration::from_millis(2500)).await;
+                    tokio::time::sleep(PATIENCE * 2).await; // Until it is left.
                     drop(sender.send(data("late")).await);
                 });
                 grpc_response(body)
@@ -400,9 +459,10 @@ fn log(bench: &Bench<'_>) -> Result<()> {
         body.send(data("abc")).await?;
         drop(body);
         ask(&mut sender, Request::post("http://shop.example/stream").body(frames)?, &unseen).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
         let is_own = |line: &&str| line.starts_with(r#"{"severity""#) || line.starts_with(r#"{"level""#);
-        proxy.stdout().lines().filter(|line| !is_own(line)).for_each(|line| bench.transcript.note(format!("log: {line}")));
+        let lines = || proxy.stdout().lines().filter(|line| !is_own(line)).map(str::to_owned).collect();
+        let lines = tokio::task::block_in_place(|| settled(lines, 3));
+        lines.into_iter().for_each(|line| bench.transcript.note(format!("log: {line}")));
         Ok(())
     })
 }

@@ -9,6 +9,7 @@ mod times;
 
 use anyhow::Result;
 
+use crate::Shard;
 use crate::compare::Answers;
 use crate::proxy::{Proxy, Side, Variables};
 use crate::transcript::Transcript;
@@ -39,11 +40,12 @@ pub(crate) fn case(name: impl Into<String>, script: impl Fn(&Bench<'_>) -> Resul
     Case { name: name.into(), script: Box::new(script) }
 }
 
-/// Runs all cases whose name contains `filter`, one after the other.
-pub(crate) fn answers(side: &Side, filter: Option<&str>) -> Result<Answers> {
+/// Runs this shard's of the cases whose name contains `filter`, one after the other.
+pub(crate) fn answers(side: &Side, filter: Option<&str>, shard: Shard) -> Result<Answers> {
     let all = [http1::cases(), http2::cases(), probes::cases(), times::cases(), observability::cases(), start::cases()];
+    let chosen = all.into_iter().flatten().filter(|case| filter.is_none_or(|filter| case.name.contains(filter)));
     let mut answers = Answers::new();
-    for case in all.into_iter().flatten().filter(|case| filter.is_none_or(|filter| case.name.contains(filter))) {
+    for case in chosen.skip(shard.number).step_by(shard.of) {
         let bench = Bench { side, transcript: Transcript::default() };
         if let Err(error) = (case.script)(&bench) {
             bench.transcript.note(format!("the case was given up: {error:#}"));

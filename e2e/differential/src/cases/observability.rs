@@ -4,10 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Bench, Case, case};
-use crate::proxy::{METRICS, PROFILING, Proxy, REQUESTS, STATISTICS};
-use crate::transcript::shown;
-use crate::wire::{Function, PATIENCE, Peer};
+use crate::proxy::{METRICS, PROFILING, Proxy, REQUESTS};
+use crate::state::{ask_unseen, statistics as report, until};
+use crate::transcript::{Transcript, shown};
+use crate::wire::{Function, Peer};
 
+/// How long a log that has fewer lines than there were requests is watched.
+const QUIET: Duration = Duration::from_millis(1500);
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const REQUEST: &str = "POST /a%20b?c=d&e='f' HTTP/1.1\r\nHost: shop.example:80\r\nContent-Length: 3\r\nUser-Agent: t\"est\\é\r\nReferer: r\r\nX-A: 1\r\nX-A: 2\r\nTraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\nabc";
 
@@ -86,19 +89,24 @@ const PROBES: &[&str] = &[
     "PATCH / HTTP/1.1\r\nHost: a\r\nExpect: magic\r\nContent-Length: 0\r\n\r\n",
 ];
 
-/// Waits until something holds, or for a while.
-fn wait(mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Lines of the request log; those of the proxies' own logs are left out.
 fn lines(proxy: &Proxy) -> Vec<String> {
     let text = proxy.stdout();
     let is_own = |line: &&str| line.starts_with(r#"{"severity""#) || line.starts_with(r#"{"level""#);
     text.lines().filter(|line| !is_own(line)).map(without_latency).collect()
+}
+
+/// Lines of a log, when a line for each request is there or none has come for a while: nothing else tells that no more will come.
+pub(super) fn settled(look: impl Fn() -> Vec<String>, requests: usize) -> Vec<String> {
+    let (mut last, mut since) = (look(), Instant::now());
+    while last.len() < requests && since.elapsed() < QUIET {
+        std::thread::sleep(Duration::from_millis(20));
+        let next = look();
+        if next.len() != last.len() {
+            (last, since) = (next, Instant::now());
+        }
+    }
+    last
 }
 
 fn without_latency(line: &str) -> String {
@@ -110,7 +118,7 @@ fn without_latency(line: &str) -> String {
 }
 
 fn log(bench: &Bench<'_>, config: &str, requests: &[&str]) -> anyhow::Result<()> {
-    let function = Function::with_requests(&crate::transcript::Transcript::default(), |peer, head| {
+    let function = Function::with_requests(&Transcript::default(), |peer, head| {
         if head.first.starts_with("HEAD") {
             peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
         } else {
@@ -120,16 +128,9 @@ fn log(bench: &Bench<'_>, config: &str, requests: &[&str]) -> anyhow::Result<()>
     let proxy = bench.proxy(function.port, &[("OBSERVABILITY_CONFIG", Some(config))])?;
     for request in requests {
         let mut client = Peer::connect(proxy.at(REQUESTS))?;
-        client.ask(request, &crate::transcript::Transcript::default())?;
+        client.ask(request, &Transcript::default())?;
     }
-    // A last line shows that those before it are there.
-    let mut client = Peer::connect(proxy.at(REQUESTS))?;
-    client.ask("GET /last HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nX-A: 2\r\n\r\n", &crate::transcript::Transcript::default())?;
-    if config.contains(r#""enableRequestLog":true"#) {
-        wait(|| !lines(&proxy).is_empty());
-    }
-    std::thread::sleep(Duration::from_millis(200));
-    lines(&proxy).into_iter().for_each(|line| bench.transcript.note(format!("log: {line}")));
+    settled(|| lines(&proxy), requests.len()).into_iter().for_each(|line| bench.transcript.note(format!("log: {line}")));
     Ok(())
 }
 
@@ -170,10 +171,10 @@ fn traced(bench: &Bench<'_>, rate: f64, headers: &str) -> anyhow::Result<()> {
     let variables = [("OBSERVABILITY_CONFIG", Some(config.as_str())), ("CONTAINER_CONCURRENCY", Some("1"))];
     let proxy = bench.proxy(function.port, &variables)?;
     let mut client = Peer::connect(proxy.at(REQUESTS))?;
-    client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n"), &crate::transcript::Transcript::default())?;
+    client.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n"), &Transcript::default())?;
     let is_expected = rate >= 1.0 || headers.contains("-01");
     if is_expected && rate > 0.0 {
-        wait(|| !received.lock().unwrap_or_else(PoisonError::into_inner).is_empty());
+        until("spans come", || Ok(!received.lock().unwrap_or_else(PoisonError::into_inner).is_empty()))?;
     }
     let bytes = received.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for name in [
@@ -199,15 +200,18 @@ fn prometheus(bench: &Bench<'_>) -> anyhow::Result<()> {
     let config = r#"{"requestMetrics":{"protocol":"prometheus"}}"#;
     let variables = [("OBSERVABILITY_CONFIG", Some(config)), ("CONTAINER_CONCURRENCY", Some("2"))];
     let proxy = bench.proxy(function.port, &variables)?;
-    Peer::connect(proxy.at(REQUESTS))?.ask(PROBES[2], &crate::transcript::Transcript::default())?;
+    ask_unseen(&proxy, PROBES[2])?;
     for _ in 0..3 {
-        Peer::connect(proxy.at(REQUESTS))?.ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n", &crate::transcript::Transcript::default())?;
+        ask_unseen(&proxy, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")?;
     }
-    wait(|| std::net::TcpStream::connect(proxy.at(METRICS)).is_ok());
-    let mut client = Peer::connect(proxy.at(METRICS))?;
-    client.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    // A request is counted when it is over, which its client may learn first; the port is opened beside the others.
+    let mut lines = Vec::new();
+    until("all requests are counted", || {
+        lines = series(&proxy).unwrap_or_default();
+        Ok(lines.iter().any(|line| line.starts_with("kn_serving_invocation_duration_seconds_count") && line.ends_with(" 3")))
+    })?;
     let mut names = std::collections::BTreeSet::new();
-    while let Some(line) = client.line()? {
+    for line in lines {
         let family = line.strip_prefix("# TYPE ").unwrap_or(&line).split(['{', ' ', '_']).next().unwrap_or_default().to_owned();
         if line.starts_with("# TYPE ") {
             names.insert(family);
@@ -223,12 +227,20 @@ fn prometheus(bench: &Bench<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The lines of the user's metrics.
+fn series(proxy: &Proxy) -> anyhow::Result<Vec<String>> {
+    let mut client = Peer::connect(proxy.at(METRICS))?;
+    client.send("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let mut lines = Vec::new();
+    while let Some(line) = client.line()? {
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
 /// What the autoscaler is told: two requests at once, one of them through an activator.
 fn statistics(bench: &Bench<'_>) -> anyhow::Result<()> {
-    let function = Function::with_heads(|peer, _| {
-        std::thread::sleep(Duration::from_millis(2500));
-        peer.reply("ok");
-    })?;
+    let function = Function::with_heads(|peer, _| drop(peer.exactly(1)))?; // It holds them until it is left.
     let proxy = bench.proxy(function.port, &[])?;
     let mut clients = Vec::new();
     for mark in ["", "K-Proxy-Request: activator\r\n"] {
@@ -236,32 +248,12 @@ fn statistics(bench: &Bench<'_>) -> anyhow::Result<()> {
         client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{mark}\r\n"));
         clients.push(client);
     }
-    // The second report from here on is about a second that both were in flight all through.
-    std::thread::sleep(Duration::from_millis(2200));
-    let mut scrape = Peer::connect(proxy.at(STATISTICS))?;
-    scrape.send("GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: application/protobuf\r\n\r\n");
-    let head = scrape.head()?.unwrap_or_else(|| crate::wire::Head { first: String::new(), headers: Vec::new() });
+    crate::state::until_in_flight(&proxy, 2.0)?;
+    let (head, stat) = report(&proxy)?;
     bench.transcript.note(format!("statistics: {} {:?}", head.first, head.get("content-type")));
-    let length = head.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    let body = scrape.exactly(length);
-    let stat: Stat = prost::Message::decode(&body[..])?;
     bench.transcript.note(format!("statistics: {} {:.1} {:.1}", stat.pod_name, stat.concurrent, stat.proxied));
     bench.transcript.note(format!("statistics: uptime {} timestamp {}", stat.uptime > 1.0, stat.timestamp != 0));
     Ok(())
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Stat {
-    #[prost(string, tag = "1")]
-    pod_name: String,
-    #[prost(double, tag = "2")]
-    concurrent: f64,
-    #[prost(double, tag = "3")]
-    proxied: f64,
-    #[prost(double, tag = "6")]
-    uptime: f64,
-    #[prost(int64, tag = "7")]
-    timestamp: i64,
 }
 
 fn profiling(bench: &Bench<'_>) -> anyhow::Result<()> {

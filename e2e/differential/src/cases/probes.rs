@@ -1,12 +1,13 @@
 //! Probes in every state, the breaker, and the drain.
 
 use std::net::TcpListener;
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use super::{Bench, Case, case};
 use crate::proxy::{ADMIN, Proxy, REQUESTS, STATISTICS};
+use crate::state::{until_draining, until_in_flight};
+use crate::transcript::Transcript;
 use crate::wire::{Function, PATIENCE, Peer};
 
 const KUBELET: &str = "GET /p HTTP/1.1\r\nHost: a\r\nUser-Agent: kube-probe/1.34\r\n";
@@ -40,8 +41,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("probe/draining", |bench| {
             all(bench, "", |proxy| {
                 proxy.terminate()?;
-                std::thread::sleep(Duration::from_millis(300)); // Until the signal has been taken note of.
-                Ok(())
+                until_draining(proxy)
             })
         }),
         case("probe/tcp-refused", |bench| {
@@ -93,7 +93,7 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         case("probe/many-none", |bench| with_variables(bench, "[]", &[("ENABLE_MULTI_CONTAINER_PROBES", Some("true"))])),
         case("breaker/overload", overload),
-        case("breaker/order", order),
+        case("breaker/leaver", leaver),
         case("drain/requests-go-on", drain_serves),
         case("drain/wait-without-a-signal", wait_without_a_signal),
         case("drain/under-load", drain_under_load),
@@ -152,74 +152,80 @@ fn answered(bench: &Bench<'_>, status: u16) -> anyhow::Result<()> {
 struct Holding {
     function: Function,
     arrived: mpsc::Receiver<String>,
-    release: Arc<Mutex<mpsc::Receiver<()>>>,
     go: mpsc::Sender<()>,
 }
 
 impl Holding {
     fn new() -> anyhow::Result<Self> {
         let (came, arrived) = mpsc::channel();
-        let (go, release) = mpsc::channel();
-        let (came, release) = (Mutex::new(came), Arc::new(Mutex::new(release)));
-        let held = Arc::clone(&release);
+        let (go, release) = mpsc::channel::<()>();
+        let (came, release) = (Mutex::new(came), Mutex::new(release));
         let function = Function::with_heads(move |peer, head| {
             drop(came.lock().map(|came| came.send(head.first.clone())));
-            drop(held.lock().map(|held| held.recv_timeout(PATIENCE)));
+            drop(release.lock().map(|release| release.recv_timeout(PATIENCE)));
             peer.reply("ok");
         })?;
-        Ok(Self { function, arrived, release, go })
+        Ok(Self { function, arrived, go })
     }
 }
 
-/// One request runs, ten wait, the twelfth is refused.
+/// One request runs, ten wait, the others are refused, whichever they are.
 fn overload(bench: &Bench<'_>) -> anyhow::Result<()> {
-    let Holding { function, arrived, go, .. } = Holding::new()?;
+    const CLIENTS: usize = 13;
+    const REFUSED: usize = CLIENTS - 11;
+    let Holding { function, go, .. } = Holding::new()?;
     let proxy = bench.proxy(function.port, &[("CONTAINER_CONCURRENCY", Some("1"))])?;
-    let mut clients = Vec::new();
-    for number in 0..11 {
+    let (tell, told) = mpsc::channel();
+    for _ in 0..CLIENTS {
         let mut client = Peer::connect(proxy.at(REQUESTS))?;
-        client.send(format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        if number == 0 {
-            arrived.recv_timeout(PATIENCE)?;
-        }
-        clients.push(client);
+        let tell = tell.clone();
+        std::thread::spawn(move || {
+            let seen = Transcript::default();
+            let outcome = client.ask("GET /one HTTP/1.1\r\nHost: a\r\n\r\n", &seen);
+            drop(tell.send(outcome.map(|_| seen.take())));
+        });
     }
-    std::thread::sleep(Duration::from_millis(300)); // Until all wait: nothing that both sides show would tell.
-    Peer::connect(proxy.at(REQUESTS))?.ask("GET /refused HTTP/1.1\r\nHost: a\r\n\r\n", &bench.transcript)?;
+    let answered = || -> anyhow::Result<()> {
+        told.recv_timeout(PATIENCE)??.into_iter().for_each(|line| bench.transcript.note(line));
+        Ok(())
+    };
+    // Who is answered before the function answers anybody was refused; as many say that the queue is full.
+    for _ in 0..REFUSED {
+        answered()?;
+    }
     Peer::connect(proxy.at(REQUESTS))?
         .ask("POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", &bench.transcript)?;
     Peer::connect(proxy.at(REQUESTS))?.ask(&format!("{KUBELET}K-Network-Probe: queue\r\n\r\n"), &bench.transcript)?;
-    // All at once: who waits has no order in Knative's.
-    clients.iter().for_each(|_| go.send(()).unwrap_or_default());
-    for mut client in clients {
-        client.answer("GET", &bench.transcript)?;
+    for _ in REFUSED..CLIENTS {
+        go.send(())?;
+    }
+    for _ in REFUSED..CLIENTS {
+        answered()?;
     }
     Ok(())
 }
 
 /// A client that leaves while it waits gives its place up.
-fn order(bench: &Bench<'_>) -> anyhow::Result<()> {
-    let Holding { function, arrived, go, release } = Holding::new()?;
+fn leaver(bench: &Bench<'_>) -> anyhow::Result<()> {
+    let Holding { function, arrived, go } = Holding::new()?;
     let proxy = bench.proxy(function.port, &[("CONTAINER_CONCURRENCY", Some("1"))])?;
     let mut first = Peer::connect(proxy.at(REQUESTS))?;
     first.send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n");
     arrived.recv_timeout(PATIENCE)?;
     let mut leaver = Peer::connect(proxy.at(REQUESTS))?;
     leaver.send("GET /leaver HTTP/1.1\r\nHost: a\r\n\r\n");
-    std::thread::sleep(Duration::from_millis(200));
+    until_in_flight(&proxy, 2.0)?;
     leaver.cut();
-    std::thread::sleep(Duration::from_millis(200));
+    until_in_flight(&proxy, 1.0)?;
     let mut last = Peer::connect(proxy.at(REQUESTS))?;
     last.send("GET /last HTTP/1.1\r\nHost: a\r\n\r\n");
-    std::thread::sleep(Duration::from_millis(100));
-    go.send(()).ok();
-    go.send(()).ok();
+    go.send(())?;
+    go.send(())?;
     first.answer("GET", &bench.transcript)?;
     last.answer("GET", &bench.transcript)?;
     while let Ok(first) = arrived.try_recv() {
         bench.transcript.note(format!("function: then {first}"));
     }
-    drop(release);
     Ok(())
 }
 
@@ -229,7 +235,7 @@ fn drain_serves(bench: &Bench<'_>) -> anyhow::Result<()> {
     let mut kept = Peer::connect(proxy.at(REQUESTS))?;
     kept.ask("GET /before HTTP/1.1\r\nHost: a\r\n\r\n", &bench.transcript)?;
     proxy.terminate()?;
-    std::thread::sleep(Duration::from_millis(300));
+    until_draining(&proxy)?;
     kept.ask("GET /kept HTTP/1.1\r\nHost: a\r\n\r\n", &bench.transcript)?;
     Peer::connect(proxy.at(REQUESTS))?.ask("GET /new HTTP/1.1\r\nHost: a\r\n\r\n", &bench.transcript)?;
     Peer::connect(proxy.at(STATISTICS))?.ask("HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n", &bench.transcript)?;
@@ -243,18 +249,16 @@ fn wait_without_a_signal(bench: &Bench<'_>) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut hook = Peer::connect(proxy.at(ADMIN))?;
     hook.send("GET /wait-for-drain HTTP/1.1\r\nHost: a\r\n\r\n");
-    std::thread::sleep(Duration::from_millis(300));
-    Peer::connect(proxy.at(REQUESTS))?.ask(&format!("{KUBELET}K-Network-Probe: queue\r\n\r\n"), &bench.transcript)?;
+    until_draining(&proxy)?;
     hook.answer("GET", &bench.transcript)?;
-    let took = began.elapsed();
-    bench.transcript.note(format!("it waited about a second: {}", (900..2500).contains(&took.as_millis())));
+    bench.transcript.note(format!("it waited for a second: {}", began.elapsed() >= Duration::from_millis(900)));
     Peer::connect(proxy.at(REQUESTS))?.ask(&format!("{KUBELET}K-Network-Probe: queue\r\n\r\n"), &bench.transcript)?;
     Ok(())
 }
 
 /// Requests that are in flight when the signal comes are answered.
 fn drain_under_load(bench: &Bench<'_>) -> anyhow::Result<()> {
-    let Holding { function, arrived, go, .. } = Holding::new()?;
+    let Holding { function, arrived, go } = Holding::new()?;
     let proxy = bench.proxy(function.port, &[("CONTAINER_CONCURRENCY", Some("2"))])?;
     let mut clients = Vec::new();
     for number in 0..5 {
@@ -264,7 +268,7 @@ fn drain_under_load(bench: &Bench<'_>) -> anyhow::Result<()> {
     }
     arrived.recv_timeout(PATIENCE)?;
     proxy.terminate()?;
-    std::thread::sleep(Duration::from_millis(200));
+    until_draining(&proxy)?;
     for _ in 0..clients.len() {
         go.send(()).ok();
     }
