@@ -71,6 +71,12 @@ impl Cloud {
         self.ask(Method::DELETE, &format!("/v1/services/default/{name}?wait"), String::new()).await.map(drop)
     }
 
+    /// The port of its ingress.
+    pub(crate) fn ingress_port(&self) -> Result<u16> {
+        let port = self.info.ingress.rsplit(':').next().and_then(|port| port.trim_end_matches('/').parse().ok());
+        port.with_context(|| format!("the platform's ingress is at {}", self.info.ingress))
+    }
+
     /// A client of the platform's client proxy, whose requests carry their bodies.
     pub(crate) fn client(&self) -> Client {
         let config = Config::new(Endpoint::Unix(self.info.client_socket.clone()));

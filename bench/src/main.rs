@@ -12,6 +12,8 @@ mod interrupt;
 mod machine;
 mod method;
 mod micro;
+mod namespace;
+mod network;
 mod output;
 mod peak;
 mod process;
@@ -113,6 +115,9 @@ enum Bench {
         methods: Vec<String>,
         #[command(flatten)]
         s3: s3_place::S3Arguments,
+        /// How functions and stores are connected
+        #[arg(long, value_enum, default_value = "loopback")]
+        network: network::Network,
         /// Timed requests an application, variant and method [default: 100; 5 with --quick]
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         requests: Option<u32>,
@@ -126,6 +131,9 @@ enum Bench {
         methods: Vec<String>,
         #[command(flatten)]
         s3: s3_place::S3Arguments,
+        /// How functions and stores are connected
+        #[arg(long, value_enum, default_value = "loopback")]
+        network: network::Network,
         /// Only these patterns
         #[arg(long = "pattern", value_enum, value_delimiter = ',', value_name = "PATTERN")]
         patterns: Vec<micro::Pattern>,
@@ -244,18 +252,20 @@ fn run(arguments: Arguments) -> Result<()> {
             let options = proxy::Options { quick: common.quick, seed: common.seed };
             measure(&common, "proxy", async |interrupt| proxy::run(&options, interrupt).await, proxy::Report::print)
         }
-        Bench::Micro { common, methods, s3, patterns, requests } => {
-            let s3 = s3.place()?;
-            let options = micro::Options { quick: common.quick, seed: common.seed, methods, patterns, requests, s3 };
+        Bench::Micro { common, network, methods, s3, patterns, requests } => {
+            let s3 = s3.place(network)?;
+            network.enter()?;
+            let options = micro::Options { quick: common.quick, seed: common.seed, methods, patterns, requests, s3, network };
             measure(&common, "micro", async |interrupt| micro::run(&options, interrupt).await, micro::Report::print)
         }
         Bench::Scale { common, curves } => {
             let options = scale::Options { quick: common.quick, seed: common.seed, curves };
             measure(&common, "scale", async |interrupt| scale::run(&options, interrupt).await, scale::Report::print)
         }
-        Bench::Apps { common, size, apps, methods, s3, requests } => {
-            let s3 = s3.place()?;
-            let options = apps::Options { quick: common.quick, seed: common.seed, size, apps, methods, requests, s3 };
+        Bench::Apps { common, network, size, apps, methods, s3, requests } => {
+            let s3 = s3.place(network)?;
+            network.enter()?;
+            let options = apps::Options { quick: common.quick, seed: common.seed, size, apps, methods, requests, s3, network };
             measure(&common, "apps", async |interrupt| apps::run(&options, interrupt).await, apps::Report::print)
         }
     }

@@ -10,6 +10,7 @@ use zipline_contract::{ANNOTATION_PREFIX, settings};
 use zipline_sdk::{Operations, StoreCounters};
 use zipline_servers::{Redis, S3, ServerError};
 
+use crate::network::Network;
 use crate::s3_delay::{self, S3Delay, Service};
 use crate::s3_place::{S3Place, S3Server};
 
@@ -35,6 +36,8 @@ pub(crate) struct Arm {
 
 /// The arm that others are compared with.
 pub(crate) const OURS: &str = "zipline";
+/// The same as between machines.
+const TCP: &str = "zipline-tcp";
 
 impl Arm {
     fn new(name: &'static str, transfer: &'static str, description: impl Into<String>) -> Self {
@@ -103,7 +106,7 @@ fn annotation(variable: &str) -> String {
 
 /// Every method, in the order of tables; the last ones only when they are asked for, or in a full run.
 const NAMES: [&str; 9] =
-    [OURS, "zipline-tcp", "inline", "redis", "s3", "s3-standard", "s3-express", "s3-standard-half", "s3-standard-double"];
+    [OURS, TCP, "inline", "redis", "s3", "s3-standard", "s3-express", "s3-standard-half", "s3-standard-double"];
 /// How many of them a quick run has.
 const QUICK: usize = 7;
 
@@ -128,6 +131,7 @@ pub(crate) struct Choice {
     pub(crate) seed: u64,
     /// The S3 server to use; `None`: one that is started here.
     pub(crate) s3: Option<S3Place>,
+    pub(crate) network: Network,
 }
 
 /// The methods of a run, and the servers they need while it lasts.
@@ -138,6 +142,7 @@ pub(crate) struct Methods {
     s3: Option<S3Server>,
     s3_named: Option<S3Place>,
     delays: Vec<(&'static str, S3Delay)>,
+    network: Network,
     /// A folder a store's method, in which functions keep their counters.
     counters: TempDir,
 }
@@ -145,18 +150,22 @@ pub(crate) struct Methods {
 impl Methods {
     /// Makes these methods ready. Without a choice these are all, as far as their servers are installed.
     pub(crate) async fn start(choice: Choice) -> Result<Self> {
-        let Choice { names: chosen, quick, seed, s3 } = choice;
+        let Choice { names: chosen, quick, seed, s3, network } = choice;
         if let Some(unknown) = chosen.iter().find(|name| !NAMES.contains(&name.as_str())) {
             bail!("method `{unknown}`: known are {}", NAMES.join(", "));
         }
         let default = if quick { &NAMES[..QUICK] } else { &NAMES[..] };
+        if network == Network::Shaped && chosen.iter().any(|name| name == TCP) {
+            bail!("method `{TCP}`: over --network shaped `{OURS}` is that already");
+        }
+        let default = default.iter().copied().filter(|name| network == Network::Loopback || *name != TCP).collect::<Vec<_>>();
         let wanted = |name: &&str| match chosen.is_empty() {
             true => default.contains(name),
             false => chosen.iter().any(|chosen| chosen == name),
         };
         let counters = tempfile::Builder::new().prefix("zipline-bench-").tempdir().context("a folder for counters")?;
         let (arms, missing, delays) = (Vec::new(), Vec::new(), Vec::new());
-        let mut methods = Self { arms, missing, redis: None, s3: None, s3_named: s3, delays, counters };
+        let mut methods = Self { arms, missing, redis: None, s3: None, s3_named: s3, delays, network, counters };
         for name in NAMES.into_iter().filter(|name| wanted(name)) {
             match methods.arm(name, seed).await {
                 Ok(arm) => methods.arms.push(arm),
@@ -172,8 +181,8 @@ impl Methods {
 
     async fn arm(&mut self, name: &'static str, seed: u64) -> Result<Arm> {
         Ok(match name {
-            OURS => Arm::ours(),
-            "zipline-tcp" => {
+            OURS if self.network == Network::Loopback => Arm::ours(),
+            OURS | TCP => {
                 let mut arm = Arm::new(name, "zipline", "as between machines: consumers pull over TCP, no descriptor passes");
                 arm.annotations.push((settings::HANDOVER_DIR.variable, String::new()));
                 arm
@@ -186,7 +195,8 @@ impl Methods {
                 };
                 let redis = self.redis.insert(redis);
                 let description = format!("Redis {}, as it is, without persistence", redis.version());
-                let environment = redis.environment();
+                let (environment, port) = (redis.environment(), redis.address().port());
+                self.network.limit(port)?;
                 self.store(name, "redis", description, environment)
             }
             "s3" => {
@@ -220,8 +230,10 @@ impl Methods {
             "s3-standard-double" => (Service::Standard, 2.0),
             _ => (Service::Standard, 1.0),
         };
+        let network = self.network;
         let s3 = self.s3().await?;
         let relay = S3Delay::start(s3.address()?, service, factor, seed)?;
+        network.limit(relay.address().port())?;
         let description = format!("{} behind injected delays as published for {}, times {factor}", s3.name(), service.name());
         let environment = s3.environment_at(relay.address());
         let mut arm = self.store(name, "s3", description, environment);
@@ -234,7 +246,11 @@ impl Methods {
         let running = match (self.s3.take(), &self.s3_named) {
             (Some(running), _) => running,
             (None, Some(named)) => S3Server::Named(named.clone()),
-            (None, None) => S3Server::Started(S3::start().await.map_err(hinted)?),
+            (None, None) => {
+                let started = S3::start().await.map_err(hinted)?;
+                self.network.limit(started.address().port())?;
+                S3Server::Started(started)
+            }
         };
         Ok(self.s3.insert(running))
     }

@@ -7,6 +7,8 @@ use clap::Args;
 use zipline_contract::settings;
 use zipline_servers::S3;
 
+use crate::network::Network;
+
 /// Variables of the keys that a named server asks for.
 const KEY_VARIABLES: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 /// Goes with temporary keys.
@@ -46,9 +48,12 @@ impl S3Arguments {
     /// The named server, if there is one.
     ///
     /// # Errors
-    /// An endpoint that is no URL of a server, and keys that are not set.
-    pub(crate) fn place(self) -> Result<Option<S3Place>> {
+    /// An endpoint that is no URL of a server or out of reach, and keys that are not set.
+    pub(crate) fn place(self, network: Network) -> Result<Option<S3Place>> {
         let Some(endpoint) = self.s3_endpoint else { return Ok(None) };
+        if network == Network::Shaped {
+            bail!("--s3-endpoint {endpoint} is out of reach from the namespace of --network shaped; use one of the two");
+        }
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let host = ["http://", "https://"].iter().find_map(|scheme| endpoint.strip_prefix(scheme));
         if host.is_none_or(|host| host.is_empty() || host.contains(['/', '@', '?'])) {

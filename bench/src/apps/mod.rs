@@ -18,6 +18,7 @@ pub(crate) use sample::Sample;
 use crate::interrupt::Interrupt;
 use crate::machine;
 use crate::method::{Arm, Choice, Methods, Unanswered};
+use crate::network::Network;
 use crate::output::{self, Progress};
 use crate::s3_place::S3Place;
 use crate::stats::SplitMix;
@@ -40,6 +41,7 @@ pub(crate) struct Options {
     pub(crate) methods: Vec<String>,
     pub(crate) requests: Option<u32>,
     pub(crate) s3: Option<S3Place>,
+    pub(crate) network: Network,
 }
 
 /// Requests of a run.
@@ -75,7 +77,8 @@ impl Plan {
 pub(crate) async fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let plan = options.plan();
     let (names, s3) = (options.methods.clone(), options.s3.clone());
-    let methods = Methods::start(Choice { names, quick: options.quick, seed: options.seed, s3 }).await?;
+    let methods =
+        Methods::start(Choice { names, quick: options.quick, seed: options.seed, s3, network: options.network }).await?;
     let apps: Vec<App> = App::ALL.into_iter().filter(|app| options.apps.is_empty() || options.apps.contains(app)).collect();
     apps.iter().try_for_each(|app| fits(*app, plan.size, methods.arms.len() as u64))?;
     let mut report = Report::new(options, plan.size, &methods);
@@ -88,7 +91,7 @@ pub(crate) async fn run(options: &Options, interrupt: &Interrupt) -> Result<Repo
         let scratch = tempfile::Builder::new().prefix("zipline-bench-").tempdir()?;
         let job = Job::prepare(app, plan.size, options.seed, scratch.path())?;
         report.add_job(&job);
-        let stage = Stage::start(&job, scratch.path())?;
+        let stage = Stage::start(&job, scratch.path(), options.network)?;
         let (order, report) = (SplitMix(options.seed), &mut report);
         let mut measuring = Measuring { stage, interrupt, report, progress: &mut progress, order, timed: Vec::new() };
         let measured = measuring.all(&methods.arms, &plan).await;

@@ -12,6 +12,7 @@ use super::sample::Sample;
 use super::{INLINE_BYTES_MAX, Options};
 use crate::machine::Machine;
 use crate::method::{self, Arm, Methods, Missing, OURS};
+use crate::network::Network;
 use crate::output::{self, SCHEMA};
 use crate::s3_delay;
 use crate::stats::{self, Summary};
@@ -100,7 +101,7 @@ impl Report {
             size,
             seed: options.seed,
             machine: Machine::here(),
-            network: "loopback",
+            network: options.network.name(),
             interrupted: false,
             methods: methods.arms.clone(),
             missing: methods.missing.clone(),
@@ -179,7 +180,9 @@ impl Report {
         writeln!(
             out,
             "Measured on {} ({} cores), network: {}. Every answer was checked. Times ours: the method's time by that of `{OURS}`, same round.\n",
-            self.machine.cpu, self.machine.cores, self.network
+            self.machine.cpu,
+            self.machine.cores,
+            Network::described(self.network)
         )?;
         writeln!(
             out,

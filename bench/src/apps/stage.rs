@@ -12,6 +12,7 @@ use super::app::Job;
 use super::sample::Sample;
 use crate::cloud::Cloud;
 use crate::method::{Arm, Scale, Unanswered};
+use crate::network::Network;
 
 /// The platform of one application.
 pub(super) struct Stage<'j> {
@@ -33,8 +34,9 @@ impl Names {
 
 impl<'j> Stage<'j> {
     /// Starts a platform for it.
-    pub(super) fn start(job: &'j Job, scratch: &Path) -> Result<Self> {
+    pub(super) fn start(job: &'j Job, scratch: &Path, network: Network) -> Result<Self> {
         let cloud = Cloud::start(&scratch.join("platform"))?;
+        network.limit(cloud.ingress_port()?)?;
         let client = cloud.client();
         Ok(Self { job, cloud, client, requests: 0 })
     }

@@ -21,6 +21,7 @@ use crate::cloud::Cloud;
 use crate::interrupt::Interrupt;
 use crate::machine::{self, Machine};
 use crate::method::{self, Arm, Choice, Methods, Missing, OURS, Scale, Unanswered};
+use crate::network::Network;
 use crate::output::{self, Progress, SCHEMA};
 use crate::s3_delay;
 use crate::s3_place::S3Place;
@@ -45,6 +46,7 @@ pub(crate) struct Options {
     pub(crate) patterns: Vec<Pattern>,
     pub(crate) requests: Option<u32>,
     pub(crate) s3: Option<S3Place>,
+    pub(crate) network: Network,
 }
 
 /// What is compared over all methods.
@@ -203,11 +205,12 @@ fn possible(cells: Vec<Cell>, arms: u64, left_out: &mut Vec<LeftOut>) -> Result<
 /// Runs it; also when interrupted, with what was measured until then.
 pub(crate) async fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let (names, s3) = (options.methods.clone(), options.s3.clone());
-    let methods = Methods::start(Choice { names, quick: options.quick, seed: options.seed, s3 }).await?;
+    let methods =
+        Methods::start(Choice { names, quick: options.quick, seed: options.seed, s3, network: options.network }).await?;
     let mut left_out = Vec::new();
     let cells = possible(options.cells(), methods.arms.len() as u64, &mut left_out)?;
     let scratch = tempfile::Builder::new().prefix("zipline-bench-").tempdir()?;
-    let stage = Stage::deploy(&methods.arms, &cells, scratch.path(), options.seed).await?;
+    let stage = Stage::deploy(&methods.arms, &cells, scratch.path(), options).await?;
     let mut progress = Progress::of(cells.iter().map(|cell| cell.rounds as usize + 1).sum());
     let mut report = Report {
         schema: SCHEMA,
@@ -215,7 +218,7 @@ pub(crate) async fn run(options: &Options, interrupt: &Interrupt) -> Result<Repo
         mode: if options.quick { "quick" } else { "full" },
         seed: options.seed,
         machine: Machine::here(),
-        network: "loopback",
+        network: options.network.name(),
         interrupted: false,
         methods: methods.arms.clone(),
         missing: methods.missing.clone(),
@@ -315,12 +318,13 @@ struct Stage {
 }
 
 impl Stage {
-    async fn deploy(arms: &[Arm], cells: &[Cell], scratch: &std::path::Path, seed: u64) -> Result<Self> {
+    async fn deploy(arms: &[Arm], cells: &[Cell], scratch: &std::path::Path, options: &Options) -> Result<Self> {
         let leaves = |name| cells.iter().filter(|cell| cell.leaf() == name).map(|cell| cell.degree).max();
         let leaves = ["leaf", "leaf-large"].map(|name| Some((name, "leaf", leaves(name)?)));
         let roles: Vec<_> = leaves.into_iter().flatten().chain([("hub", "hub", 1)]).collect();
         let program = std::env::current_exe().context("this program's own path")?;
         let cloud = Cloud::start(&scratch.join("platform"))?;
+        options.network.limit(cloud.ingress_port()?)?;
         for arm in arms {
             for (service, role, instances) in &roles {
                 let argument = format!("micro-{role}");
@@ -334,7 +338,7 @@ impl Stage {
             }
         }
         let client = cloud.client();
-        Ok(Self { _cloud: cloud, client, seed })
+        Ok(Self { _cloud: cloud, client, seed: options.seed })
     }
 
     async fn request(&self, arm: &Arm, cell: Cell, round: u32) -> Result<Sample> {
@@ -405,7 +409,9 @@ impl Report {
         writeln!(
             out,
             "Measured on {} ({} cores), network: {}. Times ours: the method's time by that of `{OURS}`, same round.\n",
-            self.machine.cpu, self.machine.cores, self.network
+            self.machine.cpu,
+            self.machine.cores,
+            Network::described(self.network)
         )?;
         writeln!(
             out,

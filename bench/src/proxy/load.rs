@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::namespace::Namespace;
+use crate::namespace::Namespace;
 
 /// Bytes of a response head that the generator takes.
 const HEAD_BYTES_MAX: usize = 16 * 1024;

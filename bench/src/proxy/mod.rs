@@ -6,7 +6,6 @@
 //! Each target is in a network namespace of its own where that is allowed, so that all are alike.
 
 mod load;
-mod namespace;
 mod report;
 mod reverse_proxy;
 mod target;

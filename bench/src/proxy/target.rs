@@ -9,7 +9,7 @@ use zipline_contract::doors;
 use zipline_testkit::{Keys, Loopback, Program, ProxyOptions, Scratch, Started};
 
 use super::load::{Connection, Protocol};
-use super::namespace::Namespace;
+use crate::namespace::Namespace;
 use crate::process::{self, Process};
 use crate::stats;
 

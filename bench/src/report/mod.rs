@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::network::Network;
 use crate::{machine, method, output};
 use page::Page;
 use read::{AppRow, Files, KINDS, MicroRow, ScaleRow, TransferRow};
@@ -134,7 +135,8 @@ fn preamble(files: &Files) -> Vec<String> {
         let name = file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let run = if files.of(kind).len() > 1 { format!(", run {}", read::letter(at)) } else { String::new() };
         let mut line = format!("`zipline bench {kind}`{run} ({} mode, seed {}, raw file {name}", head.mode, head.seed);
-        for (what, value) in [("network", &head.network), ("congestion control", &head.congestion)] {
+        let network = head.network.as_deref().map(Network::described);
+        for (what, value) in [("network", network), ("congestion control", head.congestion.as_deref())] {
             if let Some(value) = value {
                 line += &format!(", {what} {value}");
             }

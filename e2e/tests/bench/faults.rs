@@ -272,7 +272,9 @@ async fn without_root_it_measures_as_well() -> Result<()> {
         ensure!(!rows(&document(&scratch, &run)?).is_empty());
         fs::remove_file(&raw)?;
     }
-    Ok(())
+    let Some(program) = through("setpriv", &nobody, &scratch, test)? else { return Ok(()) };
+    let program = program.arg("micro").args(small("inline")).args(["--network", "shaped", "--raw", &raw]);
+    ended(&scratch, &program.run(&scratch, LIMIT).await?, 1, &["--network shaped: ", "hint: run as root"])
 }
 
 #[tokio::test(flavor = "multi_thread")]

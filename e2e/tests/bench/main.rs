@@ -147,6 +147,27 @@ async fn every_pattern_carries_its_payloads_over_every_method() -> Result<()> {
     Ok(())
 }
 
+/// The rate is a bound that no machine beats, so a time may be asserted here.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_shaped_network_payloads_take_as_long_as_their_bytes_and_services_are_found() -> Result<()> {
+    const BYTES: f64 = 10.0 * 1024.0 * 1024.0;
+    let scratch = Scratch::new()?;
+    let arguments = ["--quick", "--requests", "1", "--pattern", "pipeline", "--method", "zipline,inline", "--network", "shaped"];
+    let ended = bench(&scratch, "micro", &arguments)?.run(&scratch, LIMIT).await?;
+    if ended.stderr().contains("--network shaped: ") {
+        ensure!(ended.code() == Some(1) && ended.stderr().contains("hint: run as root"), "{}", ended.tail());
+        let name = "on_a_shaped_network_payloads_take_as_long_as_their_bytes_and_services_are_found";
+        zipline_testkit::skip(name, "a network namespace with traffic control needs root and iproute2");
+        return Ok(());
+    }
+    let document = document(&scratch, &ended)?;
+    ensure!(document["network"] == "shaped" && document["methods"][0]["description"].to_string().contains("TCP"), "{document}");
+    let large = rows(&document).iter().find(|row| row["method"] == "zipline" && row["size_bytes"] == BYTES as u64);
+    let seconds = large.and_then(|row| row["seconds"]["median"].as_f64()).context("the largest payload is measured")?;
+    ensure!(seconds > 0.95 * BYTES / 75e6, "{BYTES} bytes passed in {seconds} s");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn growing_work_is_measured_whole_and_its_exponents_named() -> Result<()> {
     let scratch = Scratch::new()?;

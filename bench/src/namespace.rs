@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A network namespace with nothing but loopback; or, without the right to make one, the one we are in.
-pub(super) struct Namespace(Option<Own>);
+pub(crate) struct Namespace(Option<Own>);
 
 struct Own {
     holder: Holder,
@@ -32,7 +32,7 @@ impl Drop for Holder {
 
 impl Namespace {
     /// The one this process is in.
-    pub(super) const fn current() -> Self {
+    pub(crate) const fn current() -> Self {
         Self(None)
     }
 
@@ -40,7 +40,7 @@ impl Namespace {
     ///
     /// # Errors
     /// Without root, `unshare` or `ip`.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let mut child = Command::new("unshare")
             .args(["--net", "--", "sh", "-c", "ip link set lo up && echo up && exec cat"])
             .stdin(Stdio::piped())
@@ -57,8 +57,15 @@ impl Namespace {
         Ok(Self(Some(Own { holder, file })))
     }
 
+    /// Moves this thread into it, and with it everything that it starts from now on: the namespace lives as long as any of them.
+    pub(crate) fn enter(self) -> Result<()> {
+        let Some(own) = self.0 else { return Ok(()) };
+        move_into_link_name_space(own.file.as_fd(), Some(LinkNameSpaceType::Network))
+            .with_context(|| format!("the network namespace of process {}", own.holder.0.id()))
+    }
+
     /// Does something in it.
-    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let Some(own) = &self.0 else { return work() };
         let moved = || {
             move_into_link_name_space(own.file.as_fd(), Some(LinkNameSpaceType::Network))
