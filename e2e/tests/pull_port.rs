@@ -214,6 +214,46 @@ async fn a_pull_from_another_time_is_told_both_times_under_a_mac() -> Result<()>
     scene.still_serves().await
 }
 
+#[tokio::test]
+async fn who_asks_in_another_version_is_told_both_versions_and_gets_nothing() -> Result<()> {
+    let scene = Scene::new().await?;
+    let genuine = scene.signed(&scene.request(PullMethod::Get, 1)?)?;
+    for (age, version) in [("older", "0"), ("newer", "2")] {
+        let other = genuine.replacen("zipline-pull: 1", &format!("zipline-pull: {version}"), 1);
+        ensure!(other != genuine, "the version was there");
+        let mut said = scene.says(&other).await?;
+        assert_eq!(said.field("zipline-error"), Some("protocol-unsupported"), "{age}: {}", said.head);
+        let detail = said.field("zipline-detail").context("a detail")?;
+        assert!(detail.contains(&format!("speaks pull protocol {version}")) && detail.contains("speaks 1"), "{age}: {detail}");
+        assert_eq!(said.rest().await?, 0, "{age}: the connection ends with the refusal");
+    }
+    assert_eq!(scene.granted().await?, (0.0, 0.0, 0.0));
+    scene.still_serves().await
+}
+
+#[tokio::test]
+async fn a_producer_of_another_version_is_a_named_error_of_that_request_alone() -> Result<()> {
+    let (scratch, front) = (Scratch::new()?, Loopback::claim()?);
+    let (producer, consumer, function, reference) = towards(&front, &scratch).await?;
+    for version in ["0", "2"] {
+        // As such a proxy refuses, and as it answers.
+        let refusal = "HTTP/1.1 502 Bad Gateway\r\nzipline-error: protocol-unsupported\r\nzipline-detail: it speaks another\r\n";
+        for head in [refusal, "HTTP/1.1 200 OK\r\n"] {
+            let answer = format!("{head}zipline-pull: {version}\r\nzipline-epoch: 0011223344556677\r\ncontent-length: 0\r\n\r\n");
+            let (_heads, mut server) = impostor(&front, answer).await?;
+            let request = Request::post("/").header(headers::REFERENCE, &reference).body(client::empty())?;
+            let answer = client::send(&consumer.requests(), request).await?;
+            assert_eq!((answer.error(), answer.status.as_u16()), ("protocol-unsupported", 502), "{version}: {}", answer.text());
+            server.shutdown().await;
+        }
+    }
+    assert_eq!(function.begun(), 0, "the function saw nothing of it");
+    let inline = Request::post("/").body(client::full("inline"))?;
+    assert_eq!(client::send(&consumer.requests(), inline).await?.status, StatusCode::OK);
+    assert_eq!(producer.get(&reference).await?.text(), "payload", "and the object is still where it was");
+    consumer.at_rest(REST).await.map(|_| ())
+}
+
 /// A producer without keys at `front`: reads a head, keeps it, answers as it is told, and closes.
 async fn impostor(front: &Loopback, answer: String) -> Result<(tokio::sync::mpsc::Receiver<String>, JoinSet<()>)> {
     let listener = TcpListener::bind(front.port(doors::PULL)).await?;

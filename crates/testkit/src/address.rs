@@ -1,17 +1,21 @@
 //! Loopback addresses and ports that no other test has.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+
+use crate::wait;
 
 /// UDP port whose binding claims an address, across processes, for as long as the [`Loopback`] lives.
 const CLAIM_PORT: u16 = 8121;
 const TRIES_MAX: u32 = 64;
+const CLAIM_WAIT: Duration = Duration::from_secs(60);
 
 /// An address 127.x.y.z that belongs to one test, so that a program may open its default ports there.
 #[derive(Debug)]
 pub struct Loopback {
-    ip: Ipv4Addr,
+    ip: IpAddr,
     _claim: UdpSocket,
 }
 
@@ -22,15 +26,25 @@ impl Loopback {
             let [b, c, d, _] = getrandom::u32().context("randomness")?.to_be_bytes();
             let ip = Ipv4Addr::new(127, 64 + b % 64, c, d.clamp(1, 254));
             if let Ok(claim) = UdpSocket::bind((ip, CLAIM_PORT)) {
-                return Ok(Self { ip, _claim: claim });
+                return Ok(Self { ip: ip.into(), _claim: claim });
             }
         }
         bail!("no free loopback address in {TRIES_MAX} tries")
     }
 
+    /// Claims `::1`, of which there is one; waits until nobody else has it. `None`: this machine has no IPv6.
+    pub async fn claim_ipv6() -> Result<Option<Self>> {
+        if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+            return Ok(None);
+        }
+        let claim = async || Ok(UdpSocket::bind((Ipv6Addr::LOCALHOST, CLAIM_PORT)).ok());
+        let claimed = wait::until("::1 to be free", CLAIM_WAIT, claim, Option::is_some).await?;
+        Ok(claimed.map(|claim| Self { ip: Ipv6Addr::LOCALHOST.into(), _claim: claim }))
+    }
+
     /// The address.
     pub fn ip(&self) -> IpAddr {
-        IpAddr::V4(self.ip)
+        self.ip
     }
 
     /// The address with a port.

@@ -37,6 +37,7 @@ pub struct ProxyOptions {
     function_port: Option<u16>,
     keys: Keys,
     advertised: Option<IpAddr>,
+    own: Option<Loopback>,
     environment: BTreeMap<String, String>,
 }
 
@@ -58,7 +59,15 @@ impl ProxyOptions {
             ("ZIPLINE_CORE_DUMPS", if rustix::process::getuid().is_root() { "off" } else { "on" }),
         ];
         let environment = defaults.map(|(variable, value)| (variable.to_owned(), value.to_owned())).into();
-        Self { service: service.into(), namespace: "default".into(), function_port: None, keys, advertised: None, environment }
+        Self {
+            service: service.into(),
+            namespace: "default".into(),
+            function_port: None,
+            keys,
+            advertised: None,
+            own: None,
+            environment,
+        }
     }
 
     /// Where its function listens on 127.0.0.1; without it, nothing does.
@@ -76,6 +85,12 @@ impl ProxyOptions {
     /// The address that its references name (`SERVING_POD_IP`), where a [`Relay`](crate::Relay) may stand; its own without it.
     pub fn advertised(mut self, address: IpAddr) -> Self {
         self.advertised = Some(address);
+        self
+    }
+
+    /// The address it is started at; a free one without it.
+    pub fn at(mut self, own: Loopback) -> Self {
+        self.own = Some(own);
         self
     }
 
@@ -99,8 +114,8 @@ impl ProxyOptions {
     }
 
     /// Starts it and waits until its local API and its admin port answer.
-    pub async fn start(self, scratch: &Scratch) -> Result<Proxy> {
-        let own = Loopback::claim()?;
+    pub async fn start(mut self, scratch: &Scratch) -> Result<Proxy> {
+        let own = self.own.take().map_or_else(Loopback::claim, Ok)?;
         let request_port =
             self.environment.get("QUEUE_SERVING_PORT").and_then(|port| port.parse().ok()).unwrap_or(doors::REQUEST_HTTP1);
         let prepared = self.prepare(scratch, &own)?;

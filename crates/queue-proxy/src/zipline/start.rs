@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use zipline_contract::limits::{API_CONNECTIONS_MAX, EGRESS_CONNECTIONS_MAX};
-use zipline_contract::settings;
+use zipline_contract::{Transfer, settings};
 use zipline_core::pull::{PeerPolicy, PeerPolicyError};
 use zipline_store::Credentials;
 use zipline_sys::{SharedBudget, inherited, shared_budget};
@@ -103,11 +103,17 @@ pub(super) async fn start(config: &Arc<Config>) -> Result<Zipline, StartError> {
         let followed = Arc::clone(&keys);
         doors.spawn(KeysFile::new(&config.zipline.keys_file).follow(move |ring| followed.replace(ring)));
     }
+    if own_address(config).is_none() {
+        tracing::warn!(
+            "SERVING_POD_IP is not given: nobody else can read what is held here, so calls and answers go inline; \
+             a reference to it is `peer-forbidden` to others"
+        );
+    }
     let node = Node::start(node_config(config)?, Arc::clone(&keys)).await?;
     let (counters, tickets) = (Arc::<Counters>::default(), Arc::<Tickets>::default());
     let acknowledgements = Arc::<Tasks>::default();
     let calls = Arc::new(calls(config, &node, &counters, &acknowledgements)?);
-    let responses = Responses::new(node.clone(), call_settings(&config.zipline), Arc::clone(&counters));
+    let responses = Responses::new(node.clone(), call_settings(config), Arc::clone(&counters));
     let channels = Channels {
         node: node.clone(),
         tickets: Arc::clone(&tickets),
@@ -151,9 +157,14 @@ fn take(setting: &settings::Setting, number: RawFd) -> Result<std::os::fd::Owned
     inherited::take(number).map_err(|error| StartError::Descriptor { variable: setting.variable, number, error })
 }
 
+/// Where others reach what is held here; `None`: nobody can.
+fn own_address(config: &Config) -> Option<IpAddr> {
+    config.identity.pod_ip.or(config.zipline.bind)
+}
+
 fn node_config(config: &Config) -> Result<NodeConfig, StartError> {
     let zipline = &config.zipline;
-    let own = config.identity.pod_ip.or(zipline.bind);
+    let own = own_address(config);
     let networks = zipline.peer_cidrs.iter().flatten().map(|network| format!("{}/{}", network.address, network.prefix));
     let networks: Vec<String> = networks.collect();
     let peers = PeerPolicy::parse(&networks.join(","), own, zipline.pull_port)?;
@@ -260,12 +271,11 @@ fn shared_budget(settings: &config::Zipline) -> Result<Option<(SharedBudget, usi
     Ok(Some((SharedBudget::from_fd(descriptor).map_err(unusable)?, slot)))
 }
 
-fn call_settings(zipline: &config::Zipline) -> CallSettings {
-    CallSettings {
-        transfer: zipline.transfer,
-        inline_threshold_bytes: zipline.inline_threshold_bytes,
-        timeout: zipline.invoke_timeout,
-    }
+fn call_settings(config: &Config) -> CallSettings {
+    let zipline = &config.zipline;
+    // A payload that nobody could pull would fail a call that inline succeeds.
+    let transfer = if own_address(config).is_some() { zipline.transfer } else { Transfer::Inline };
+    CallSettings { transfer, inline_threshold_bytes: zipline.inline_threshold_bytes, timeout: zipline.invoke_timeout }
 }
 
 fn calls(config: &Config, node: &Node, counters: &Arc<Counters>, acknowledgements: &Arc<Tasks>) -> Result<Calls, StartError> {
@@ -283,7 +293,7 @@ fn calls(config: &Config, node: &Node, counters: &Arc<Counters>, acknowledgement
         Known::All => Peers::All,
         Known::Learn => Peers::learning(namespace),
     };
-    let settings = call_settings(zipline);
+    let settings = call_settings(config);
     Ok(Calls::new(node.clone(), routes, peers, settings, Arc::clone(counters), Arc::clone(acknowledgements)))
 }
 
@@ -322,4 +332,23 @@ async fn open_egress(
 fn on_loopback(config: &Config, port: u16) -> SocketAddr {
     let own = config.zipline.bind.filter(IpAddr::is_loopback);
     SocketAddr::new(own.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_address_that_others_reach_sends_its_payloads_inline() {
+        let of = |variables: &[(&'static str, &'static str)]| {
+            let given = variables.iter().chain(&[("ZIPLINE_ROLE", "client")]).copied();
+            call_settings(&Config::parse(&given.collect()).expect("a configuration")).transfer
+        };
+        assert_eq!(of(&[("SERVING_POD_IP", "10.0.0.7")]), Transfer::Zipline);
+        assert_eq!(of(&[("SERVING_POD_IP", "fd00::7")]), Transfer::Zipline);
+        assert_eq!(of(&[("ZIPLINE_BIND", "127.0.0.7")]), Transfer::Zipline, "what is bound is reached");
+        for nowhere in ["", "x"] {
+            assert_eq!(of(&[("SERVING_POD_IP", nowhere)]), Transfer::Inline, "{nowhere:?}");
+        }
+    }
 }

@@ -1,5 +1,8 @@
 //! What becomes of a request whose reference is not good: the named error, nothing at the function, and the proxy serving on.
 
+mod addresses;
+mod keys;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -38,9 +41,7 @@ impl World {
     }
 
     async fn post(&self, references: &[&str], body: impl Into<Bytes>) -> Result<Answer> {
-        let request =
-            references.iter().fold(Request::post("/"), |request, reference| request.header(headers::REFERENCE, *reference));
-        client::send(&self.consumer.requests(), request.body(client::full(body))?).await
+        post_to(&self.consumer, references, body).await
     }
 
     /// The request is answered with this error, the function saw nothing, and the next request is served.
@@ -54,6 +55,11 @@ impl World {
         assert!(counted >= 1.0, "{name} is not counted");
         Ok(())
     }
+}
+
+async fn post_to(proxy: &Proxy, references: &[&str], body: impl Into<Bytes>) -> Result<Answer> {
+    let request = references.iter().fold(Request::post("/"), |request, reference| request.header(headers::REFERENCE, *reference));
+    client::send(&proxy.requests(), request.body(client::full(body))?).await
 }
 
 #[tokio::test]
