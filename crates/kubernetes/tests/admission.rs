@@ -136,6 +136,22 @@ fn a_services_annotations_become_settings_and_bad_ones_never_stop_its_pods() {
     assert_eq!(warnings.len(), 5, "{warnings:?}");
 }
 
+/// One proxy that took plain pulls would let whoever listens choose.
+#[test]
+fn no_annotation_of_a_service_changes_whether_pulls_are_encrypted() {
+    let mut asking = pod(OURS);
+    let encrypted = Rules { settings: vec![("ZIPLINE_PULL_TLS".to_owned(), "require".to_owned())], ..rules() };
+    for (rules, wanted, given) in [(encrypted, "off", Some("require")), (rules(), "require", None)] {
+        asking["metadata"]["annotations"] = json!({ "zipline.dev/pull-tls": wanted });
+        let verdict = decide(&asking, &rules);
+        let mut changed = asking.clone();
+        json_patch::patch(&mut changed, &verdict.patch).expect("the patch applies to the pod it was made for");
+        assert_eq!(variable(&changed, "queue-proxy", "ZIPLINE_PULL_TLS"), given, "{wanted}");
+        assert_eq!(verdict.warnings.len(), 1, "{:?}", verdict.warnings);
+        assert!(verdict.warnings[0].contains("ZIPLINE_PULL_TLS is set for the whole cluster"), "{:?}", verdict.warnings);
+    }
+}
+
 #[test]
 fn an_egress_that_is_off_is_not_offered_and_a_users_own_proxy_stays() {
     let mut off = pod(OURS);

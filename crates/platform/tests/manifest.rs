@@ -126,6 +126,8 @@ fn annotations_are_known_placed_and_in_range_or_refused() {
         ("zipline.dev/trasnfer: inline", "did you mean `zipline.dev/transfer`?"),
         ("zipline.dev/transfer: pigeon", "`pigeon` is not one of zipline, inline, s3, redis"),
         ("zipline.dev/bind: 0.0.0.0", "ZIPLINE_BIND is set by the local platform itself"),
+        ("zipline.dev/pull-tls: require", "is one for all services, since they pull from each other"),
+        ("zipline.dev/pull-tls: \"off\"", "is one for all services, since they pull from each other"),
         ("zipline.dev/lease-seconds: \"0\"", "`0` is not seconds from 0.1 to 3600"),
     ];
     for (annotation, expected) in refused {

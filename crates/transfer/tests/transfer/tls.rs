@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use zipline_contract::ErrorCode;
 use zipline_core::reference::KeyRing;
-use zipline_testkit::{Fault, Loopback, Side};
+use zipline_testkit::{Fault, Loopback, Side, wait};
 use zipline_transfer::{NodeConfig, PutOptions};
 
 use crate::common::*;
@@ -107,12 +107,76 @@ async fn a_cut_or_changed_tls_connection_goes_on_behind_the_last_verified_record
     let consumer = start(tls).await?;
     let payload = bytes(6 * MIB + 12345);
     let put = put(&producer.node, payload.clone(), PutOptions::default()).await?;
-    for fault in [Fault::Cut(Side::FromTarget, 700_000), Fault::Cut(Side::FromTarget, 3_000_000)] {
+    let faults = [
+        Fault::Cut(Side::FromTarget, 700_000),
+        Fault::Corrupt(Side::FromTarget, 2_000_000),
+        Fault::Cut(Side::FromTarget, 3_000_000),
+    ];
+    for fault in faults {
         relay.next([fault]);
     }
     assert!(get(&consumer.node, put.token.as_str()).await? == payload);
-    assert_eq!((consumer.node.counters().resumes, producer.node.counts().attempts), (2, 1));
+    assert_eq!((consumer.node.counters().resumes, producer.node.counts().attempts), (3, 1));
     assert_eq!(consumer.node.counters().bytes_received, payload.len() as u64, "no verified byte came twice");
+    empty(&producer.node).await
+}
+
+/// Whoever makes these connections has no key: each costs its place, for seconds at most, and nobody else anything.
+#[tokio::test]
+async fn handshakes_that_stall_trickle_or_are_garbage_cost_their_place_for_seconds_and_nothing_else() -> Result<()> {
+    const PLACES: usize = 12;
+    let producer = start(|config| {
+        tls(config);
+        config.pull_connections = PLACES;
+    })
+    .await?;
+    let consumer = start(tls).await?;
+    let payload = bytes(2 * MIB);
+    let put = put(&producer.node, payload.clone(), retrievals(2)).await?;
+    let connect = async |sent: &[u8]| -> Result<TcpStream> {
+        let mut stream = TcpStream::connect(producer.loopback.port(PORT)).await?;
+        stream.write_all(sent).await?;
+        Ok(stream)
+    };
+    let garbage = [
+        &b"\x16\x03\x01\x00\x05hello"[..],
+        &[0x16; 400],
+        b"\x16\x03\x01\xff\xff\x01",
+        b"\x16\x03\x03\x00\x02\x01\x00\x15\x03\x03\x00\x02\x02\x00",
+    ];
+    for sent in garbage.iter().cycle().take(5 * PLACES) {
+        let mut stream = connect(sent).await?;
+        // An alert may come first; the end comes at once, and leaves the place to the next.
+        let mut told = Vec::new();
+        let ended = tokio::time::timeout(LIMIT, stream.read_to_end(&mut told)).await?;
+        assert!(ended.is_err() || told.len() < 100, "{} bytes for garbage", told.len());
+    }
+    assert_eq!(producer.node.counters().tls_failures, 5 * PLACES as u64, "each is counted");
+
+    let served = async || Ok(producer.node.counters().connections_served);
+    let mut stalled = vec![connect(b"").await?, connect(b"\x16").await?, connect(b"\x16\x03\x01\x02\x00\x01\x00").await?];
+    let mut trickling = JoinSet::new();
+    while stalled.len() + trickling.len() < PLACES - 3 {
+        let mut stream = connect(b"\x16\x03\x01\x02\x00").await?;
+        trickling.spawn(async move {
+            while stream.write_all(&[1]).await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        });
+    }
+    wait::until("the places to be taken", LIMIT, served, |served| *served == PLACES - 3).await?;
+    assert!(get(&consumer.node, put.token.as_str()).await? == payload, "who has a key is served meanwhile");
+    for _ in 0..3 * PLACES {
+        stalled.push(connect(b"\x16").await?);
+    }
+    wait::until("every place to be taken", LIMIT, served, |served| *served >= PLACES).await?;
+    assert_eq!(served().await?, PLACES, "and no more than there are");
+
+    wait::until("every handshake to be given up", LIMIT, served, |served| *served <= 2).await?;
+    while let Some(ended) = trickling.join_next().await {
+        ended?;
+    }
+    assert!(get(&consumer.node, put.token.as_str()).await? == payload);
     empty(&producer.node).await
 }
 
