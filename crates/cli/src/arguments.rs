@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use zipline_contract::Transfer;
 
 use crate::commands::{bench, cluster, cost, demo, instance, invoke, object, service, up};
 
@@ -57,6 +59,19 @@ pub(crate) enum Command {
     Cost(cost::Cost),
     /// Print versions
     Version,
+}
+
+/// Reads the name of a transfer method.
+pub(crate) fn transfer_method() -> impl TypedValueParser<Value = Transfer> {
+    let named = Transfer::ALL.map(|method| {
+        PossibleValue::new(method.name()).help(match method {
+            Transfer::Zipline => "Payloads stay in the producer's memory; consumers pull them",
+            Transfer::Inline => "Payloads travel inside requests and answers",
+            Transfer::S3 => "Payloads are parked in an S3 bucket, which functions find by ZIPLINE_S3_BUCKET",
+            Transfer::Redis => "Payloads are parked in a Redis server, which functions find by ZIPLINE_REDIS_URL",
+        })
+    });
+    PossibleValuesParser::new(named).try_map(|name| Transfer::from_name(&name).ok_or("not the name of a transfer method"))
 }
 
 #[cfg(test)]

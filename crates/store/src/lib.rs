@@ -1,11 +1,12 @@
 //! A client of S3-compatible stores, light enough for a sidecar.
 //!
 //! [`open`] gives an [`object_store::ObjectStore`], which knows S3's requests, signatures, retries and multipart uploads;
-//! its requests leave by the HTTP client that Zipline has anyway ([`connector`]), over TLS where the endpoint is `https`.
-//! Nothing is connected before the first request. What is stored, and under which name, is for whoever uses it.
+//! its requests leave by the HTTP client that Zipline has anyway ([`Pooled`], which the Rust SDK's method `s3` has too), over TLS where the
+//! endpoint is `https`. Nothing is connected before the first request. What is stored, and under which name, is for whoever uses it.
 #![forbid(unsafe_code)]
 
 mod connector;
+mod pooled;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 
 use self::connector::Connector;
 
-pub use self::connector::TlsError;
+pub use self::pooled::{Idle, Pooled, Schemes, TlsError};
 
 /// The first pause before a request is tried again; it doubles.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -89,6 +90,11 @@ pub enum OpenError {
 /// An endpoint that is none, or certificates that cannot be read where the endpoint is `https`.
 pub fn open(store: &S3) -> Result<Arc<dyn ObjectStore>, OpenError> {
     let plain = store.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    // A role is asked for over TLS, wherever the bucket is.
+    let schemes = match &store.credentials {
+        Credentials::Keys { .. } | Credentials::Anonymous if plain => Schemes::Plain,
+        _ => Schemes::Both,
+    };
     let retry = RetryConfig {
         backoff: BackoffConfig { init_backoff: BACKOFF_FIRST, max_backoff: BACKOFF_MAX, base: 2.0 },
         max_retries: store.retries,
@@ -101,7 +107,7 @@ pub fn open(store: &S3) -> Result<Arc<dyn ObjectStore>, OpenError> {
         .with_retry(retry)
         // Every payload is sealed with tags of its own; hashing it once more for the signature would cost as much again.
         .with_unsigned_payload(true)
-        .with_http_connector(Connector::new(plain, store.request_timeout)?);
+        .with_http_connector(Connector::new(schemes, store.request_timeout)?);
     if let Some(endpoint) = &store.endpoint {
         builder = builder.with_endpoint(endpoint);
     }

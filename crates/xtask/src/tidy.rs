@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("zipline-platform", &["zipline-contract", "zipline-core", "zipline-fault-point", "zipline-sys"]),
     ("zipline-kubernetes", &["zipline-contract", "zipline-core"]),
     ("zipline-servers", &["zipline-contract", "zipline-sys"]),
-    ("zipline-sdk", &["zipline-contract", "zipline-sys"]),
+    ("zipline-sdk", &["zipline-contract", "zipline-store", "zipline-sys"]),
     ("zipline-cli", &["zipline-contract", "zipline-cost", "zipline-platform", "zipline-sdk", "zipline-servers"]),
     ("zipline-workflow", &["zipline-sdk"]),
     ("zipline-mapreduce", &["zipline-sdk", "zipline-workflow"]),

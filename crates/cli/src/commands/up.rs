@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use zipline_contract::settings;
+use zipline_contract::{Transfer, settings};
 use zipline_platform::model::Info;
 use zipline_platform::{Ending, INGRESS_PORT_DEFAULT, Platform, PlatformConfig, PlatformError, StateDirError};
 
+use crate::arguments::transfer_method;
 use crate::commands::service;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{Output, SCHEMA};
@@ -23,8 +24,8 @@ pub(crate) struct Up {
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "ADDRESS")]
     bind: IpAddr,
     /// Transfer method of every service that names none
-    #[arg(long, value_enum, env = settings::TRANSFER.variable)]
-    transfer: Option<TransferMethod>,
+    #[arg(long, value_parser = transfer_method(), env = settings::TRANSFER.variable)]
+    transfer: Option<Transfer>,
     /// Key of config-autoscaler, KEY=VALUE; may be repeated; goes before a ConfigMap's
     #[arg(long = "autoscaler", value_parser = parse_pair, value_name = "KEY=VALUE")]
     autoscaler: Vec<(String, String)>,
@@ -37,31 +38,6 @@ pub(crate) struct Up {
     /// Apply these services once it is up
     #[arg(short, long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
-}
-
-/// Transfer methods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TransferMethod {
-    /// Payloads stay in the producer's memory; consumers pull them
-    Zipline,
-    /// Payloads travel inside requests and answers
-    Inline,
-    /// Payloads are parked in an S3 bucket, which functions find by ZIPLINE_S3_BUCKET
-    S3,
-    /// Payloads are parked in a Redis server, which functions find by ZIPLINE_REDIS_URL
-    Redis,
-}
-
-impl TransferMethod {
-    /// The name in `ZIPLINE_TRANSFER`.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Zipline => "zipline",
-            Self::Inline => "inline",
-            Self::S3 => "s3",
-            Self::Redis => "redis",
-        }
-    }
 }
 
 #[derive(Serialize)]

@@ -23,6 +23,7 @@ use object_store::{
 };
 use zipline_contract::limits::{STORE_PART_BYTES, STORE_PARTS_PARALLEL};
 use zipline_contract::{STORE_CONTENT_TYPE_NONE, STORE_PREFIX_S3};
+use zipline_store::Schemes;
 
 use super::config::{S3Store, Stores};
 use super::counters::Counters;
@@ -41,6 +42,15 @@ pub(crate) struct S3 {
     place: String,
 }
 
+/// Plain only where nothing needs TLS: the bucket's endpoint does not, and no role is asked for.
+fn schemes(store: &S3Store) -> Schemes {
+    let has_keys = store.credentials.iter().any(|(variable, _)| *variable == "AWS_ACCESS_KEY_ID");
+    match &store.endpoint {
+        Some(endpoint) if has_keys && endpoint.starts_with("http://") => Schemes::Plain,
+        _ => Schemes::Both,
+    }
+}
+
 impl S3 {
     pub(crate) fn new(store: &S3Store, stores: &Stores, counters: Arc<Counters>) -> Result<Self, Error> {
         let retry = RetryConfig {
@@ -55,7 +65,7 @@ impl S3 {
             .with_unsigned_payload(true)
             .with_disable_bulk_delete(true) // One object is deleted at a time, and every service knows DELETE.
             .with_retry(retry)
-            .with_http_connector(Transport::new(counters)?);
+            .with_http_connector(Transport::new(schemes(store), counters)?);
         if let Some(endpoint) = &store.endpoint {
             builder = builder.with_endpoint(endpoint);
         }

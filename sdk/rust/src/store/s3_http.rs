@@ -14,23 +14,18 @@ use futures_util::future::BoxFuture;
 use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
-use hyper_util::client::legacy::{Client, Error as SendError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::Error as SendError;
 use object_store::client::{
-    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
-    HttpResponseBody, HttpService,
+    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
 };
+use zipline_store::{Idle, Pooled, Schemes};
 
 use super::counters::Counters;
 use super::key::Kind;
 use crate::error::Error;
 
-/// Connections to one service that are kept while idle, and for how long.
-const IDLE_MAX: usize = 64;
-const IDLE_FOR: Duration = Duration::from_secs(60);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that are kept: parts of large objects go side by side.
+const IDLE: Idle = Idle { connections_max: 64, timeout: Duration::from_secs(60) };
 /// Bytes of a refusal's body that are looked at.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
 /// Characters of its message that are told.
@@ -71,7 +66,7 @@ impl Refused {
 /// hyper as the S3 client's transport.
 #[derive(Clone)]
 pub(crate) struct Transport {
-    client: Client<HttpsConnector<TcpConnector>, HttpRequestBody>,
+    client: Pooled,
     counters: Arc<Counters>,
 }
 
@@ -82,20 +77,9 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
-    pub(crate) fn new(counters: Arc<Counters>) -> Result<Self, Error> {
-        let mut tcp = TcpConnector::new();
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        tcp.set_nodelay(true);
-        tcp.enforce_http(false);
-        let tls = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
-            .map_err(Error::system("reading the system's certificates"))?;
-        let connector = tls.https_or_http().enable_http1().wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_FOR)
-            .pool_max_idle_per_host(IDLE_MAX)
-            .build(connector);
+    pub(crate) fn new(schemes: Schemes, counters: Arc<Counters>) -> Result<Self, Error> {
+        let client = Pooled::new(schemes, IDLE);
+        let client = client.map_err(|error| Error::system("reading the system's certificates")(std::io::Error::other(error)))?;
         Ok(Self { client, counters })
     }
 
@@ -113,7 +97,7 @@ impl Transport {
 
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let method = request.method().clone();
-        let response = self.client.request(request).await.map_err(|error| {
+        let response = self.client.send(request).await.map_err(|error| {
             self.count(&method, true, false);
             unsent(error)
         })?;

@@ -6,13 +6,12 @@ use std::sync::{Mutex, PoisonError};
 
 use http::Method;
 use serde_json::Value;
-use zipline_contract::settings;
+use zipline_contract::{Transfer, settings};
 use zipline_platform::model::{ApplyAnswer, InstanceCount, ServiceView};
 use zipline_platform::{Ending, Platform, PlatformConfig};
 use zipline_sdk::{Client, Stores};
 
 use crate::commands::service::apply_manifest;
-use crate::commands::up::TransferMethod;
 use crate::connection::Connection;
 use crate::control::Body;
 use crate::failure::Failure;
@@ -68,7 +67,7 @@ pub(super) struct Counters {
 
 impl Cloud<'_> {
     /// Starts a platform, in this state directory.
-    pub(super) async fn start(state: &Path, transfer: TransferMethod) -> Result<Self, Failure> {
+    pub(super) async fn start(state: &Path, transfer: Transfer) -> Result<Self, Failure> {
         let mut config = PlatformConfig::from_environment(PathBuf::from(state))?;
         config.ingress = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         config.proxy_settings.insert(settings::TRANSFER.variable.to_owned(), transfer.name().to_owned());

@@ -9,7 +9,7 @@ use http::{HeaderValue, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::process::Command;
-use zipline_contract::settings;
+use zipline_contract::{Transfer, settings};
 use zipline_sdk::{Call, Client, PutOptions, Reference};
 
 use super::cloud::Cloud;
@@ -17,7 +17,6 @@ use super::services::{self, Names, Program};
 use super::store::Store;
 use super::{MAPPERS, REDUCERS, Stage};
 use crate::commands::object::read_payload;
-use crate::commands::up::TransferMethod;
 use crate::failure::{Exit, Failure};
 use crate::format;
 use crate::output::Step;
@@ -77,7 +76,7 @@ impl Run {
 
 /// Runs the job with payloads that move by `transfer`: on a platform that is started for it, with its store where it needs one,
 /// or on the stage's cluster.
-pub(super) async fn run(stage: &Stage<'_>, transfer: TransferMethod) -> Result<Run, Failure> {
+pub(super) async fn run(stage: &Stage<'_>, transfer: Transfer) -> Result<Run, Failure> {
     let output = stage.output;
     let mut phases = Vec::new();
     let store = Store::of(transfer, output).await?;
@@ -136,7 +135,7 @@ pub(super) async fn run(stage: &Stage<'_>, transfer: TransferMethod) -> Result<R
 /// Deploys the three services and waits until they are ready.
 async fn deploy(
     stage: &Stage<'_>,
-    transfer: TransferMethod,
+    transfer: Transfer,
     cloud: &Cloud<'_>,
     names: &Names,
     store: &Store,

@@ -15,10 +15,11 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
+use zipline_contract::Transfer;
 use zipline_servers::Server;
 
 use self::cloud::Cluster;
-use crate::commands::up::TransferMethod;
+use crate::arguments::transfer_method;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::format;
 use crate::output::{Output, SCHEMA};
@@ -36,8 +37,8 @@ const TOP: &str = "10";
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// How payloads move
-    #[arg(long, value_enum, default_value = "zipline")]
-    transfer: TransferMethod,
+    #[arg(long, value_parser = transfer_method(), default_value = Transfer::default().name())]
+    transfer: Transfer,
     /// Run the job with every method that can be had here and show them side by side
     #[arg(long, conflicts_with = "transfer")]
     compare: bool,
@@ -129,7 +130,7 @@ fn check_for_cluster(arguments: &Demo) -> Result<(), Failure> {
         return Err(refused("on a cluster the demo runs from an image, and the Python mapper and reducer have none")
             .hint("leave out --lang python"));
     }
-    if matches!(arguments.transfer, TransferMethod::S3 | TransferMethod::Redis) {
+    if matches!(arguments.transfer, Transfer::S3 | Transfer::Redis) {
         return Err(refused(
             "on a cluster the demo runs with `zipline` and `inline`: a store of this machine is out of its pods' reach",
         ));
@@ -150,7 +151,7 @@ async fn show(arguments: Demo, cluster: Option<&Cluster>, output: Output) -> Res
     };
     let input = stage.choose(arguments.input.as_deref()).await?;
     let methods = match arguments.compare {
-        true if cluster.is_some() => vec![TransferMethod::Zipline, TransferMethod::Inline],
+        true if cluster.is_some() => vec![Transfer::Zipline, Transfer::Inline],
         true => comparable(arguments.lang, output).await,
         false => vec![arguments.transfer],
     };
@@ -235,9 +236,9 @@ impl Stage<'_> {
 }
 
 /// Every method; without those, and that is said, whose server or client is not there.
-async fn comparable(language: Language, output: Output) -> Vec<TransferMethod> {
-    let mut methods = vec![TransferMethod::Zipline, TransferMethod::Inline];
-    for (method, server, module) in [(TransferMethod::S3, Server::S3, "boto3"), (TransferMethod::Redis, Server::Redis, "redis")] {
+async fn comparable(language: Language, output: Output) -> Vec<Transfer> {
+    let mut methods = vec![Transfer::Zipline, Transfer::Inline];
+    for (method, server, module) in [(Transfer::S3, Server::S3, "boto3"), (Transfer::Redis, Server::Redis, "redis")] {
         let name = method.name();
         if let Err(error) = store::at_hand(method, server) {
             output.note(&format!("without `{name}`: {error}\nhint: {}", error.hint()));

@@ -1,10 +1,9 @@
 //! The store of a demo under `s3` or `redis`: the one that the environment names, else a server of the demo's own.
 
-use zipline_contract::settings;
+use zipline_contract::{Transfer, settings};
 use zipline_sdk::Stores;
 use zipline_servers::{Redis, S3, ServerError};
 
-use crate::commands::up::TransferMethod;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
@@ -28,18 +27,18 @@ enum Server {
 
 impl Store {
     /// The store of a method; none of methods without.
-    pub(super) async fn of(method: TransferMethod, output: Output) -> Result<Self, Failure> {
+    pub(super) async fn of(method: Transfer, output: Output) -> Result<Self, Failure> {
         let place = match method {
-            TransferMethod::Zipline | TransferMethod::Inline => return Ok(Self { variables: Vec::new(), _server: None }),
-            TransferMethod::S3 => settings::S3_BUCKET,
-            TransferMethod::Redis => settings::REDIS_URL,
+            Transfer::Zipline | Transfer::Inline => return Ok(Self { variables: Vec::new(), _server: None }),
+            Transfer::S3 => settings::S3_BUCKET,
+            Transfer::Redis => settings::REDIS_URL,
         };
         if set(place.variable).is_some() {
             let names = settings::OF_STORES.iter().map(|setting| setting.variable).chain(CREDENTIALS);
             let variables = names.filter_map(|name| Some((name, set(name)?))).collect();
             return Ok(Self { variables, _server: None });
         }
-        if method == TransferMethod::S3 {
+        if method == Transfer::S3 {
             let step = output.step("starting an S3 server");
             let server = S3::start().await.map_err(not_started)?;
             step.done(server.version());
@@ -64,8 +63,8 @@ impl Store {
 }
 
 /// Whether a method's store can be used: the environment names one, or its server is installed.
-pub(super) fn at_hand(method: TransferMethod, server: zipline_servers::Server) -> Result<(), ServerError> {
-    let named = if method == TransferMethod::S3 { settings::S3_BUCKET } else { settings::REDIS_URL };
+pub(super) fn at_hand(method: Transfer, server: zipline_servers::Server) -> Result<(), ServerError> {
+    let named = if method == Transfer::S3 { settings::S3_BUCKET } else { settings::REDIS_URL };
     if set(named.variable).is_some() { Ok(()) } else { zipline_servers::find(server).map(drop) }
 }
 
