@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use kube::Client;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 use zipline_kubernetes::admission::Rules;
 use zipline_kubernetes::connect::{self, Connect};
 use zipline_kubernetes::controller::{self, Settings};
@@ -80,14 +83,12 @@ struct Controller {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let is_controller = matches!(arguments.command, Command::Controller(_));
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ZIPLINE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(if is_controller { "info" } else { "warn" }));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if is_controller {
-        log.json().init()
-    } else {
-        log.init()
-    }
+    let asked = std::env::var("ZIPLINE_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let level = if is_controller { LevelFilter::INFO } else { LevelFilter::WARN };
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = if is_controller { lines.json().boxed() } else { lines.boxed() };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     match run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

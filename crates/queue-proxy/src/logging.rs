@@ -13,12 +13,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
-use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::{Filter, Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
 use tracing_subscriber::util::SubscriberInitExt;
 use zipline_core::time::WallTime;
 
@@ -81,9 +80,10 @@ impl ZapConfig {
 
 /// Logs from here on; spans go where telemetry wants them. Without an export of spans, what is not logged is not even made.
 pub fn init(config: &Config, telemetry: &Telemetry) {
-    let filter = EnvFilter::new(config.log_filter());
+    // That it parses was checked when the configuration was read.
+    let filter: Targets = config.log_filter().parse().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
     // Lines at `info` come from no span. Where nobody else wants them either, spans then cost nothing.
-    let wants_spans = filter.max_level_hint().is_none_or(|level| level >= LevelFilter::DEBUG);
+    let wants_spans = Filter::<Registry>::max_level_hint(&filter).is_none_or(|level| level >= LevelFilter::DEBUG);
     let filter = filter.and(filter_fn(move |metadata| wants_spans || !metadata.is_span()));
     let lines = lines(config).with_filter(filter);
     match telemetry.layer() {

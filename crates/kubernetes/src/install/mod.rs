@@ -215,7 +215,7 @@ pub fn setting(text: &str) -> Result<(String, String), String> {
     let known = known.ok_or_else(|| format!("`{name}` is not a setting; docs/reference/settings.md lists them"))?;
     check_value(known, value).map_err(|rule| format!("`{value}` of {name} is not {rule}"))?;
     // No queue-proxy would start that can't read it, and this one goes to all of them.
-    if name == table::LOG.variable && tracing_subscriber::EnvFilter::try_new(value).is_err() {
+    if name == table::LOG.variable && value.parse::<tracing_subscriber::filter::Targets>().is_err() {
         return Err(format!("`{value}` of {name} is not a log filter such as `info`"));
     }
     Ok((name.to_owned(), value.to_owned()))

@@ -202,7 +202,7 @@ fn one_of<T: Copy>(r: &mut Reader<'_>, setting: &settings::Setting, known: &[(&s
 
 fn log(r: &mut Reader<'_>) -> Option<String> {
     let text = r.text(settings::LOG.variable);
-    if tracing_subscriber::EnvFilter::try_new(text).is_err() {
+    if text.parse::<tracing_subscriber::filter::Targets>().is_err() {
         r.unreadable(settings::LOG.variable, text, "a log filter such as `info` or `zipline_queue_proxy=debug,warn`");
     }
     (!text.is_empty()).then(|| text.to_owned())
