@@ -122,6 +122,9 @@ fn make(root: &Path, target_dir: &Path, program: Program, name: &str) -> Result<
     let path = build(root, target_dir, &target, program)?;
     let content = fs::read(&path).with_context(|| path.display().to_string())?;
     Static::check(&content).with_context(|| path.display().to_string())?;
+    let steered = zipline_fault_point::SOCKET_VARIABLE.as_bytes();
+    let is_steered = content.windows(steered.len()).any(|window| window == steered);
+    ensure!(!is_steered, "{} can be stopped at fault points: it was built with debug assertions", path.display());
     let sbom = sbom::of(root, program.package(), &target)?;
     let mut image = Image::of_program(name, program.binary(), content);
     image.platform = if target.starts_with("aarch64") { Platform::ARM64 } else { Platform::AMD64 };

@@ -1,5 +1,8 @@
 //! Connections to producers: persistent, bounded for each producer, waited for in order of arrival.
 //!
+//! Whoever waits for one of a producer that nobody has a connection to is waiting for a connection to be made: that has the
+//! limit of connecting, in line or not, so that a node that is gone is told to everybody within it.
+//!
 //! Reads and the short questions beside them (acknowledgements, renewals) have separate bounds: a read whose function
 //! is slow must not keep another's acknowledgement waiting. A connection goes back to the pool only after an answer was
 //! read to its end; whatever else happens closes it.
@@ -9,11 +12,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpSocket;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use zipline_fault_point::kept_for;
 
 use super::stream::PullStream;
@@ -60,18 +64,37 @@ impl Drop for Open {
     }
 }
 
+/// Counts one connection to a producer while it stands, in use or not.
+#[derive(Debug)]
+struct Standing(Arc<watch::Sender<usize>>);
+
+impl Standing {
+    fn count(gauge: &Arc<watch::Sender<usize>>) -> Self {
+        gauge.send_modify(|standing| *standing += 1);
+        Self(Arc::clone(gauge))
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.0.send_modify(|standing| *standing -= 1);
+    }
+}
+
 /// A connection that nobody uses now.
 #[derive(Debug)]
 struct Idle {
     until: Instant,
     stream: PullStream,
     open: Open,
+    standing: Standing,
 }
 
 #[derive(Debug)]
 struct Peer {
     reads: Arc<Semaphore>,
     controls: Arc<Semaphore>,
+    standing: Arc<watch::Sender<usize>>,
     /// The longest unused in front.
     idle: Mutex<VecDeque<Idle>>,
 }
@@ -86,6 +109,7 @@ pub(crate) struct Connection {
     pub(crate) reused: bool,
     peer: Arc<Peer>,
     open: Open,
+    standing: Standing,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -98,16 +122,17 @@ impl Pool {
             Use::Read => &peer.reads,
             Use::Control => &peer.controls,
         };
-        // Nobody closes these semaphores.
-        let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, open, reused) = match peer.take_idle() {
-            Some(Idle { stream, open, .. }) => (stream, open, true),
+        let limit = inner.config.connect_timeout;
+        let (permit, until) = peer.wait(permits, limit).await.map_err(|source| unreachable(address, Some(limit), source))?;
+        let (stream, open, standing, reused) = match peer.take_idle() {
+            Some(Idle { stream, open, standing, .. }) => (stream, open, standing, true),
             None => {
                 let open = Open::count(&self.open);
-                (dial(inner, address).await?, open, false)
+                let stream = dial(inner, address, until).await?;
+                (stream, open, Standing::count(&peer.standing), false)
             }
         };
-        Ok(Connection { stream, inbox: BytesMut::new(), reused, peer, open, _permit: permit })
+        Ok(Connection { stream, inbox: BytesMut::new(), reused, peer, open, standing, _permit: permit })
     }
 
     /// Keeps a connection whose last answer was read to its end.
@@ -115,8 +140,8 @@ impl Pool {
         if !connection.inbox.is_empty() || self.idle() >= POOLED_CONNECTIONS_MAX {
             return;
         }
-        let idle = Idle { until: Instant::now() + kept_for(POOLED_MAX), stream: connection.stream, open: connection.open };
-        lock(&connection.peer.idle).push_back(idle);
+        let Connection { stream, peer, open, standing, .. } = connection;
+        lock(&peer.idle).push_back(Idle { until: Instant::now() + kept_for(POOLED_MAX), stream, open, standing });
         self.parked.notify_one();
     }
 
@@ -161,6 +186,7 @@ impl Pool {
             Arc::new(Peer {
                 reads: Arc::new(Semaphore::new(reads_max)),
                 controls: Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX)),
+                standing: Arc::new(watch::Sender::new(0)),
                 idle: Mutex::default(),
             })
         });
@@ -178,6 +204,30 @@ impl Pool {
 }
 
 impl Peer {
+    /// Waits to be allowed a connection, and returns until when a new one has to be made. Fails when for `limit` nobody had one.
+    async fn wait(&self, permits: &Arc<Semaphore>, limit: Duration) -> io::Result<(OwnedSemaphorePermit, Instant)> {
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return Ok((permit, Instant::now() + limit));
+        }
+        let mut until = Instant::now() + limit;
+        let mut standing = self.standing.subscribe();
+        let is_out_of_reach = async {
+            // The sender lives in `self`, so only time ends these waits.
+            while timeout_at(until, standing.wait_for(|standing| *standing > 0)).await.is_ok() {
+                standing.wait_for(|standing| *standing == 0).await.ok();
+                until = Instant::now() + limit;
+            }
+        };
+        let permit = tokio::select! {
+            // Nobody closes these semaphores.
+            permit = Arc::clone(permits).acquire_owned() => permit.map_err(io::Error::other)?,
+            () = is_out_of_reach => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        // Beside connections that stand, a new one has all the time.
+        let is_reached = *self.standing.borrow() > 0;
+        Ok((permit, if is_reached { Instant::now() + limit } else { until }))
+    }
+
     /// The connection used last, unless the other side has closed it or says something unasked.
     fn take_idle(&self) -> Option<Idle> {
         let mut unused = lock(&self.idle);
@@ -190,25 +240,29 @@ impl Peer {
     }
 }
 
-/// Connects, and encrypts where that is required; both within the time for connecting.
-async fn dial(inner: &Inner, address: SocketAddr) -> Result<PullStream, TransferError> {
+/// Connects, and encrypts where that is required; both until then.
+async fn dial(inner: &Inner, address: SocketAddr, until: Instant) -> Result<PullStream, TransferError> {
     let limit = inner.config.connect_timeout;
-    let unreachable = |limit, source| TransferError::Unreachable { peer: address, limit, source };
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     inner.set_congestion(&socket, address.ip());
     socket.set_nodelay(true)?;
     let connecting = async {
-        let stream = socket.connect(address).await.map_err(|source| unreachable(None, source))?;
+        let stream = socket.connect(address).await.map_err(|source| unreachable(address, None, source))?;
         if !inner.config.tls {
             return Ok(PullStream::Plain(stream));
         }
         let (ring, now) = (inner.keys.ring()?, inner.config.clock.wall());
         inner.certificates.connect(ring, now, stream).await.map_err(|source| match tls::is_disagreement(&source) {
             true => inner.no_tls(address, source),
-            false => unreachable(None, source),
+            false => unreachable(address, None, source),
         })
     };
-    timeout(limit, connecting).await.unwrap_or_else(|_| Err(unreachable(Some(limit), io::ErrorKind::TimedOut.into())))
+    let timed_out = |_| Err(unreachable(address, Some(limit), io::ErrorKind::TimedOut.into()));
+    timeout_at(until, connecting).await.unwrap_or_else(timed_out)
+}
+
+fn unreachable(peer: SocketAddr, limit: Option<Duration>, source: io::Error) -> TransferError {
+    TransferError::Unreachable { peer, limit, source }
 }
 
 impl Inner {
