@@ -56,7 +56,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("zipline-testkit", &["zipline-contract"]),
     ("zipline-differential", &["zipline-testkit"]),
     ("zipline-e2e-cluster", &["zipline-contract", "zipline-image", "zipline-sdk", "zipline-testkit"]),
-    ("zipline-xtask", &["zipline-contract", "zipline-image"]),
+    ("zipline-xtask", &["zipline-contract", "zipline-fault-point", "zipline-image"]),
 ];
 
 /// What tests may use beside those. Tests of programs link none of the product but its names, and `core` where they replay
