@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use recordings::{DecisionCase, recording};
 use zipline_core::kpa::{
-    Activity, Autoscaler, AutoscalerConfig, Collector, Decider, KpaSpec, Metric, RequestPath, Tick, TickInput,
-    average_over_population,
+    Activity, Autoscaler, AutoscalerConfig, Collector, Decider, DeciderSpec, KpaSpec, Metric, Observed, RequestPath, ScrapePlan,
+    Tick, TickInput, average_over_population, sample_size,
 };
 use zipline_core::stats::{HOLD_LOAD, RequestReport, Stat};
 use zipline_core::time::{Monotonic, WallTime};
@@ -244,4 +244,108 @@ fn one_idle_holder_more_changes_a_recorded_decision_only_by_tipping_a_ceiling() 
         }
     }
     assert!(untouched > 0, "some decision must have been comparable");
+}
+
+/// Plays Knative's recordings with N idle holders more: never more instances than the recording's own and the holders.
+#[test]
+fn idle_holders_never_ask_for_more_than_the_requests_and_themselves() {
+    let (mut compared, mut raised) = (0, 0);
+    for holders in [1_u32, 2, 7, 40] {
+        for case in recording::<DecisionCase>("kpa-decisions.json") {
+            // What is known to go beyond it: each hold keeps `activation-scale` instances.
+            let spec = DeciderSpec { activation_scale: 0, ..case.spec };
+            let mut without = Decider::new(spec.clone(), case.ready_pods_at_start, Monotonic::ZERO);
+            let mut with = Decider::new(spec, case.ready_pods_at_start, Monotonic::ZERO);
+            for (i, step) in case.steps.iter().enumerate() {
+                let (at, load) = (Monotonic::from_millis(step.at_ms), step.observed());
+                let held = load.map(|load| held_by(load, holders));
+                let (Some(without), Some(with)) =
+                    (without.decide(at, step.ready_pods, load), with.decide(at, step.ready_pods, held))
+                else {
+                    continue;
+                };
+                let most = without.desired_pods + holders;
+                assert!(with.desired_pods <= most, "{}, step {i}, {holders} holders: {with:?}, {without:?}", case.name);
+                compared += 1;
+                raised += u32::from(with.desired_pods > without.desired_pods);
+            }
+        }
+    }
+    assert!(compared > 1_000 && raised > 0, "{compared} decisions were compared, {raised} were raised");
+}
+
+/// Plays Knative's recordings with forty idle holders whose objects expire halfway: once the windows have let go of them,
+/// every decision is the recorded one.
+#[test]
+fn holds_pin_nothing_once_their_objects_have_expired() {
+    let mut compared = 0;
+    for case in recording::<DecisionCase>("kpa-decisions.json") {
+        let Some(half) = case.steps.get(case.steps.len() / 2).map(|step| Monotonic::from_millis(step.at_ms)) else { continue };
+        // A report is in the window for as long as it is wide; a panic and a delay that it began last as long again.
+        let in_window = half + case.spec.stable_window;
+        let let_go = in_window + case.spec.stable_window + case.spec.scale_down_delay + Duration::from_secs(4);
+        let mut decider = Decider::new(case.spec, case.ready_pods_at_start, Monotonic::ZERO);
+        for (i, step) in case.steps.iter().enumerate() {
+            let at = Monotonic::from_millis(step.at_ms);
+            let load = step.observed().map(|load| if at < in_window { held_by(load, 40) } else { load });
+            let decided = decider.decide(at, step.ready_pods, load).unwrap_or_default();
+            if at >= let_go {
+                assert_eq!(decided.desired_pods, step.desired_pods, "{}, step {i}: {step:?}", case.name);
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 100, "only {compared} decisions were compared");
+}
+
+fn held_by(load: Observed, holders: u32) -> Observed {
+    let more = HOLD_LOAD * f64::from(holders);
+    Observed { stable: load.stable + more, panic: load.panic + more }
+}
+
+/// A second of a thousand instances: as many questions as speak for all, however many do not answer in time, and a state
+/// that does not grow with them.
+#[test]
+fn a_thousand_instances_are_scraped_by_a_bounded_sample() {
+    const INSTANCES: usize = 1_000;
+    let needed = sample_size(INSTANCES as u32) as usize;
+    assert_eq!(needed, 16);
+    let ages = vec![Duration::from_secs(600); INSTANCES];
+    let mut world = World::new(&[("target", "10"), ("target-utilization-percentage", "100")], 0);
+    let mut asked_of = vec![0_u32; INSTANCES];
+    let mut seed = 1_u64;
+    let mut wanted = None;
+    for second in 0..300 {
+        let plan = ScrapePlan::new(&ages, Duration::from_secs(60), |below| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as usize % below
+        });
+        let (mut asked, mut lost, mut answers) = (0, 0, Vec::new());
+        for instance in plan.order {
+            if answers.len() >= plan.needed as usize {
+                break;
+            }
+            asked += 1;
+            asked_of[instance] += 1;
+            // One in five does not answer; of the rest every second one runs fifteen requests, the others hold objects.
+            match instance % 10 {
+                0 | 5 => lost += 1,
+                even if even % 2 == 0 => answers.push(Instance { in_flight: 15.0, ..IDLE }.stat()),
+                _ => answers.push(HOLDER.stat()),
+            }
+        }
+        assert_eq!(asked, needed + lost, "second {second}: nobody is asked beyond who is needed");
+        let now = WallTime::from_unix_secs(1_700_000_000 + second);
+        let stat = average_over_population(&answers, INSTANCES as u32).unwrap_or_else(|few| panic!("{few}"));
+        world.collector.record(now, &stat.unwrap_or_else(|| panic!("there are instances")));
+        let observed = world.collector.observed(now, Metric::Concurrency);
+        let at = Monotonic::from_secs(second);
+        let input = TickInput { at, ready_pods: INSTANCES as u32, observed, reachable: true, activator_in_path: true };
+        wanted = world.autoscaler.tick(input).decision.decided.map(|decision| decision.desired_pods);
+    }
+    // 7.5 requests an instance: a sample of sixteen a second, over sixty seconds, is not far off.
+    let wanted = wanted.unwrap_or_default();
+    assert!((650..=850).contains(&wanted), "{wanted} instances for 7,500 requests at ten each");
+    let reached = asked_of.iter().filter(|times| **times > 0).count();
+    assert!(reached > INSTANCES * 9 / 10, "only {reached} instances were ever asked: it is always the same ones");
 }
